@@ -49,6 +49,13 @@ pub struct UsageLimits {
     pub max_rows: u64,
 }
 
+impl UsageLimits {
+    /// How many seconds usage rows are kept after their day.
+    pub(crate) fn retention_seconds(self) -> u64 {
+        u64::from(self.retention_days) * 24 * 60 * 60
+    }
+}
+
 impl Default for UsageLimits {
     fn default() -> Self {
         Self {

@@ -12,6 +12,7 @@ mod outages;
 mod queue;
 mod refusal_reasons;
 pub mod refusals;
+mod reserve_script;
 mod streams;
 
 use std::time::{Duration, Instant};

@@ -352,7 +352,7 @@ fn every_script_documents_its_keys_and_its_reply() {
         let is_wide = |line: &&str| line.chars().count() > 120;
         assert_eq!(text.lines().find(is_wide), None, "{file}");
     }
-    assert_eq!(parts.len(), 7);
+    assert_eq!(parts.len(), 9);
 }
 
 /// A reader of both finds each rule at the same place.

@@ -30,7 +30,7 @@ use super::{
         Script,
         keys::{CounterId, OrgKeys},
         reader::{bad, bytes},
-        request::{BatchOptions, NamedPool, ScriptCall},
+        request::{self, BatchOptions, NamedPool, ScriptCall},
     },
 };
 use crate::{
@@ -38,9 +38,9 @@ use crate::{
     store::{Batch, Decision, StoreError, ThresholdCrossing, Timestamped, UsageLimits},
 };
 
-/// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has and tomorrow's, one
-/// sends the snapshots. The others are for changes in between.
-const MAX_ROUNDS: usize = 5;
+/// Maximum number of calls for a batch. One is declined, one decides, one adds pools that the policy no longer has and
+/// tomorrow's, one sends the snapshots. The others are for changes in between.
+const MAX_ROUNDS: usize = 6;
 
 /// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster two organizations
 /// may be at different nodes.
@@ -48,27 +48,29 @@ pub(super) fn max_batches(client: &RedisClient) -> usize {
     if client.is_sharded() { 1 } else { 64 }
 }
 
-pub(super) const SECONDS_A_DAY: u64 = 24 * 60 * 60;
-
 const WRITES: SendOptions = SendOptions {
     asking: false,
     writes: true,
 };
 
-/// The source of the script, with these parts.
-macro_rules! script {
-    ($($part:literal),*) => {
-        concat!(
-            include_str!("script/call.lua"),
-            include_str!("script/rules.lua"),
-            include_str!("script/recovery.lua"),
-            include_str!("script/pools.lua"),
-            include_str!("script/usage.lua"),
-            $(include_str!($part),)*
-            include_str!("script/decide.lua"),
-        )
-    };
-}
+/// The script that decides every batch.
+const SCRIPT: &str = concat!(
+    include_str!("script/call.lua"),
+    include_str!("script/batch.lua"),
+    include_str!("script/rules.lua"),
+    include_str!("script/recovery.lua"),
+    include_str!("script/pools.lua"),
+    include_str!("script/usage.lua"),
+    include_str!("script/reservation_rules.lua"),
+    include_str!("script/reservations.lua"),
+    include_str!("script/decide.lua"),
+);
+
+/// The script that decides Reserves without ids.
+const RESERVE_SCRIPT: &str = concat!(
+    include_str!("script/call.lua"),
+    include_str!("script/reserve.lua"),
+);
 
 pub(super) struct Decider {
     pub(super) acl_check: AclCheck,
@@ -77,8 +79,8 @@ pub(super) struct Decider {
     pub(super) refusals: Refusals,
     pub(super) usage_limits: UsageLimits,
     script: Script,
-    /// The same without the parts for reservations, for calls that have no ids and send no snapshots.
-    bare_script: Script,
+    /// For calls that only have Reserves without ids.
+    reserve_script: Script,
     /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
     /// is known: batches with ids name these from the start.
     carrying_day: AtomicI64,
@@ -96,11 +98,8 @@ impl Decider {
             snapshots: Snapshots::new(),
             refusals: Refusals::default(),
             usage_limits,
-            script: Script::new(script!(
-                "script/reservation_rules.lua",
-                "script/reservations.lua"
-            )),
-            bare_script: Script::new(script!()),
+            script: Script::new(SCRIPT),
+            reserve_script: Script::new(RESERVE_SCRIPT),
             carrying_day: AtomicI64::new(i64::MIN),
             audited_losses: Mutex::default(),
         }
@@ -180,6 +179,11 @@ impl Decider {
                         pending.push((at, batch, options));
                         continue;
                     }
+                    BatchReply::Declined => {
+                        options.needs_full_script = true;
+                        pending.push((at, batch, options));
+                        continue;
+                    }
                     BatchReply::Stale => {
                         options.sends_snapshots = true;
                         self.snapshots.record_loss(&batch.org, batch.day);
@@ -234,25 +238,29 @@ impl Decider {
         let day = batches[0].day;
         // All keys of a call are on one server.
         let (call, key) = (&call, &call.keys[0]);
-        let script = match call.has_lookups {
-            true => &self.script,
-            false => &self.bare_script,
+        let is_idempotent = is_idempotent(&batches);
+        let run = async |script: &Script| {
+            let send = || {
+                // Each attempt has its own number: a write in place of a lost one must differ from it.
+                let number = self.snapshots.next_call();
+                let head = request::head(day, self.usage_limits, self.snapshots.replica, number);
+                script.run(client, key, WRITES, move |command| {
+                    command.arg(call.keys.len()).arg(&call.keys);
+                    command.arg(&head).arg(&call.arguments);
+                })
+            };
+            match is_idempotent {
+                true => retry_if_cut(send).await,
+                false => send().await,
+            }
         };
-        let send = || {
-            // Each attempt has its own number: a write in place of a lost one must differ from it.
-            let number = self.snapshots.next_call();
-            script.run(client, key, WRITES, move |command| {
-                command.arg(call.keys.len()).arg(&call.keys);
-                command.arg(day.start().timestamp());
-                command.arg(u64::from(self.usage_limits.retention_days) * SECONDS_A_DAY);
-                command.arg(self.snapshots.replica).arg(number);
-                command.arg(self.usage_limits.max_rows);
-                command.arg(&call.arguments);
-            })
-        };
-        let reply = match is_idempotent(&batches) {
-            true => retry_if_cut(send).await?,
-            false => send().await?,
+        let reply = match call.needs_full_script {
+            true => run(&self.script).await?,
+            false => match run(&self.reserve_script).await {
+                // It wrote nothing. The other one names the batch that has the cause, and decides the others.
+                Err(failed) if failed.is_of_script() => run(&self.script).await?,
+                reply => reply?,
+            },
         };
         let (now, replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
         let mut snapshots = self.snapshots.lock();

@@ -5,7 +5,6 @@ use redis::Cmd;
 use super::{
     RedisStore,
     conn::connection::{SendOptions, retry_if_cut},
-    decide::SECONDS_A_DAY,
     script::{
         keys::OrgKeys,
         reader::{BadReply, MsgPackReader, bytes},
@@ -28,7 +27,7 @@ impl RedisStore {
     ) -> Result<(), StoreError> {
         let day = UtcDay::of(change.at);
         let key = OrgKeys::new(&self.decider.key_prefix, org, day).external_changes();
-        let retention = u64::from(self.decider.usage_limits.retention_days) * SECONDS_A_DAY;
+        let retention = self.decider.usage_limits.retention_seconds();
         let expires_at = day.end().timestamp().saturating_add_unsigned(retention);
         let push = |command: &mut Cmd| {
             command.arg(1).arg(&key).arg(encode(change));

@@ -21,6 +21,8 @@ use crate::{
 pub enum BatchReply {
     /// It is another day by Redis' clock.
     DayChanged,
+    /// The script for Reserves without ids leaves it to the other one.
+    Declined,
     /// It needs pools or shares that it does not name.
     UnnamedPools {
         /// Its reservations are in these.
@@ -77,8 +79,13 @@ pub fn parse_decided(
     let mut reader = MsgPackReader::new(reply);
     let now = reader.time()?;
     let mut lookahead = reader.clone();
-    if lookahead.text() == Ok("day") && lookahead.left() == 0 {
-        return Ok((now, vec![BatchReply::DayChanged; batches.len()]));
+    let of_all = match lookahead.text() {
+        Ok("day") => Some(BatchReply::DayChanged),
+        Ok("declined") => Some(BatchReply::Declined),
+        _ => None,
+    };
+    if let Some(reply) = of_all.filter(|_| lookahead.left() == 0) {
+        return Ok((now, vec![reply; batches.len()]));
     }
     let mut replies = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -107,6 +114,7 @@ impl MsgPackReader<'_> {
                 let pools = pools.collect::<Result<_, _>>()?;
                 BatchReply::UnnamedPools { pools, tomorrow }
             }
+            "declined" => BatchReply::Declined,
             "stale" => BatchReply::Stale,
             "done" => {
                 let mut outcomes = Vec::with_capacity(batch.operations.len());

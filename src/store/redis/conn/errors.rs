@@ -52,6 +52,11 @@ impl SendError {
         }
     }
 
+    /// Whether a script failed while it ran.
+    pub(crate) fn is_of_script(&self) -> bool {
+        matches!(self, Self::Rejected(error) if failed_in_script(error))
+    }
+
     /// If a server that should have all organizations redirects, it is a node of a cluster.
     pub(crate) fn outside_a_cluster(self) -> Self {
         use ServerErrorKind::{Ask, CrossSlot, Moved};

@@ -1,31 +1,32 @@
 #!lua
 -- Decides batches, each of one organization. Each operation sees what the ones before it changed.
 --
--- The script consists of call.lua (this file), rules.lua (the rules, pure), recovery.lua (lost writes), pools.lua,
--- usage.lua, reservation_rules.lua, reservations.lua and decide.lua, in this order. A call without ids and snapshots
--- runs it without the two parts for reservations. A batch is judged whole before its first write: a script is atomic,
--- but does not roll back. If a batch fails, its answer says so, and the others are decided.
+-- There are two scripts, and both begin with this file. One decides every batch: batch.lua, rules.lua (the rules,
+-- pure), recovery.lua (lost writes), pools.lua, usage.lua, reservation_rules.lua, reservations.lua and decide.lua, in
+-- this order. The other, reserve.lua, decides Reserves without ids in less time, and declines what is rare.
+-- A batch is judged whole before its first write: a script is atomic, but does not roll back. If a batch fails, its
+-- answer says so, and the others are decided.
 --
 -- Lua creates every function again at each call, with the variables that it captures. So names in capitals are no
 -- variables: they are replaced by their values before Redis gets the script (src/store/redis/script/mod.rs). Garbage
--- costs more than computing. So there are few tables, counters are arrays, and reservations are parsed late.
+-- costs more than computing. So there are few tables, and counters are arrays.
 --
 -- KEYS  for each batch:
 --       usage and requests of today
 --       the record of each pool that the batch names: of today, and then perhaps the same pools of tomorrow
 --       the record of each share that it names, of today
 --       if it has ids: usage and requests of yesterday
--- ARGV  1  today's 00:00 UTC, in seconds since 1970
---       2  how long usage is kept after its day, in seconds
---       3  the number of the calling replica
---       4  the number of this call among the replica's calls
---       5  the maximum number of usage rows of an organization on a day
+-- ARGV  1  consecutive MessagePack values: today's 00:00 UTC, in seconds since 1970; how long usage is kept after its
+--          day, in seconds; the number of the calling replica; the number of this call among the replica's calls; the
+--          maximum number of usage rows of an organization on a day
 --       …  a batch each, as consecutive MessagePack values (layout: below)
 --
 -- Returns consecutive MessagePack values (src/store/redis/reply.rs): the clock in seconds and microseconds as TIME
 -- gives them, and
 --   'day'                     it is another day; nothing was written
+--   'declined'                by reserve.lua: a write was refused, and nothing was written
 -- or for each batch
+--   'declined'                by reserve.lua: nothing of the batch was written; send it to the other script
 --   'failed', why, key        nothing of the batch was written; key: the last one that was read
 --   'partial', why            the batch failed between its writes, which is a bug
 --   'pools', tomorrow, number, name…   the batch must name these pools and shares too, and tomorrow's pools if
@@ -90,53 +91,23 @@ local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES, READS_ALL, CARRIES_FROM 
 local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS, N_TOMORROW, N_SHARES = 7, 8, 9, 10, 11, 12, 13
 
 local DAY = 86400
-local TODAY, YESTERDAY = 1, 2
+local MAX = 9007199254740991 -- 2^53 - 1
+local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED, RAN_OUTSIDE_PROGRAM = 'F', 'C', 'X', 'D', 'R'
+local SHARE_EXCEEDED = 'H'
+
+-- The number of values of a component: replica, seq, and four counters.
+local COMPONENT = 6
+-- The number of the component with the pool's external usage: no replica has it. Its four counters are the figure that
+-- counts, 0, and the manual and the reconciled figure. So a release that takes it for a replica's counts it as used.
+local EXTERNAL = 4503599627370496 -- 2^52
+-- Three more that no replica has, with counters of 0: their seqs are the pool's peak, and the thresholds whose notices
+-- were delivered, a bit for each, in two halves. A release that does not know them adds nothing for them.
+local PEAK, NOTIFIED = 4503599627370497, 4503599627370498
 
 local time = redis.call('TIME')
-local midnight = tonumber(ARGV[1])
-if tonumber(time[1]) < midnight or tonumber(time[1]) >= midnight + DAY then
+local midnight, retention, replica, call_number, max_rows = cmsgpack.unpack(ARGV[1])
+local now = tonumber(time[1])
+if now < midnight or now >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
-end
-
--- A batch while it is decided:
---   args            its values
---   fields, classes, ids, operations   the position before each section in args
---   rows, pools     by their numbers; the shares are after the pools
---   reservations    only if it has lookups (reservations.lua)
---   carries         whether its FREE reservations are carried into tomorrow's pools
---   has_external    whether a pool has external usage
---   is_stale        whether a pool's record is older than its snapshot
---   row_counts, other_rows, more_rows   usage.lua
---   writes          the writes to hashes: key, changes, expiry time, in turn
-
--- The key that was read last. If a batch fails before its first write, the value of this key is the cause.
-local reading
-
-local function usage_key(batch, day)
-  local first = batch.args[FIRST_KEY]
-  return KEYS[day == TODAY and first or first + 2 + batch.args[N_POOLS] + batch.args[N_SHARES]]
-end
-
-local function requests_key(batch, day)
-  local first = batch.args[FIRST_KEY]
-  return KEYS[day == TODAY and first + 1 or first + 3 + batch.args[N_POOLS] + batch.args[N_SHARES]]
-end
-
--- A missing permission must show before the first write.
-local function assert_allowed(command, ...)
-  if not redis.acl_check_cmd(command, ...) then
-    error({ err = 'NOPERM the user may not ' .. command .. ' ' .. (...) })
-  end
-end
-
--- Plans a write of fields and values to a hash; the first write to a hash also sets when it expires.
-local function plan_write(batch, key, changes, expires_at)
-  assert_allowed('HSET', key, 'field', 'value')
-  if expires_at then
-    assert_allowed('EXPIREAT', key, expires_at)
-  end
-  local writes, n = batch.writes, batch.n_writes
-  writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
-  batch.n_writes = n + 3
 end
 

@@ -242,7 +242,7 @@ local function answer_failure(answers_before, why)
   end
 end
 
-for at = 6, #ARGV do
+for at = 2, #ARGV do
   local answers_before = n_answers
   is_writing, reading = false, nil
   local is_decided, why = pcall(decide, ARGV[at])

@@ -1,7 +1,7 @@
 -- Pools: reads and writes their records. A share has a record like a pool's, which counts its project's FREE requests.
 --
 -- KEYS    the records, after usage and requests of today: of pools, then of shares
--- ARGV    3, 4: the replica and its call; a batch's `pools`
+-- ARGV    the replica and its call; a batch's `pools`
 -- Record  src/store/redis/mod.rs; the pool's counters are the sums of the replicas' components. A component is negative
 --         where it took back what another counted. A seq comes from the number of the call, so a lost write and a
 --         later one never have the same seq.
@@ -16,7 +16,7 @@ local KEY, RECORD, OWN, BEFORE, EXTERNAL_AT, THRESHOLD, PEAK_BEFORE, PEAK_EXTERN
 
 -- Reads the pool at a place among those that the batch names.
 local function read_pool(batch, place)
-  local snapshot, replica = batch.args[HEADER + POOL * place], tonumber(ARGV[3])
+  local snapshot = batch.args[HEADER + POOL * place]
   reading = KEYS[batch.args[FIRST_KEY] + 1 + place]
   local packed = redis.call('GET', reading)
   local record = packed and { cmsgpack.unpack(packed) } or { false }
@@ -86,7 +86,7 @@ local function own_component(pool)
     if #pool[RECORD] > MAX_COMPONENTS * COMPONENT then
       unite_first_components(pool)
     end
-    pool[OWN] = add_component(pool, tonumber(ARGV[3]))
+    pool[OWN] = add_component(pool, replica)
   end
   return pool[OWN]
 end
@@ -145,7 +145,7 @@ local function update_record(pool, has_operations)
   local own, record = own_component(pool), pool[RECORD]
   if has_operations then
     -- The seqs of two calls are 1024 apart, which leaves room for the writes of a late call.
-    record[1], record[own + 1] = pool[CLOSED], math.max(record[own + 1] + 1, tonumber(ARGV[4]) * 1024)
+    record[1], record[own + 1] = pool[CLOSED], math.max(record[own + 1] + 1, call_number * 1024)
     for value = 1, 4 do
       record[own + 1 + value] = record[own + 1 + value] + (pool[value] - pool[BEFORE + value])
     end

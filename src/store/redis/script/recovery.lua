@@ -4,15 +4,6 @@
 -- KEYS, ARGV  none: pools.lua reads the records, reservations.lua the last class
 -- Rules       docs/DURABILITY.md, "When Redis forgets"
 
--- The number of values of a component: replica, seq, and four counters.
-local COMPONENT = 6
--- The number of the component with the pool's external usage: no replica has it. Its four counters are the figure that
--- counts, 0, and the manual and the reconciled figure. So a release that takes it for a replica's counts it as used.
-local EXTERNAL = 4503599627370496 -- 2^52
--- Three more that no replica has, with counters of 0: their seqs are the pool's peak, and the thresholds whose notices
--- were delivered, a bit for each, in two halves. A release that does not know them adds nothing for them.
-local PEAK, NOTIFIED = 4503599627370497, 4503599627370498
-
 -- Merges a snapshot into a record: per replica, the component with the higher seq wins. Returns true if anything in
 -- the snapshot was newer, else nil.
 local function merge(record, snapshot)

@@ -14,7 +14,7 @@ use crate::{
         RequestFields, RequestId, ShareId, Terms, Threshold, Thresholds, Tokens, UtcDay, Verdict,
     },
     store::{
-        Batch, Operation,
+        Batch, Operation, UsageLimits,
         codes::{verdict_code, workload_code},
         redis::recovery::snapshots::{PoolSnapshot, SnapshotDays},
     },
@@ -34,12 +34,27 @@ const CONFIRM: i64 = -9;
 /// More tokens than any pool counts.
 const NEVER_COUNTED: u64 = Tokens::MAX.get() + 1;
 
+/// The first argument of a call.
+pub(crate) fn head(day: UtcDay, limits: UsageLimits, replica: u64, call_number: u64) -> Vec<u8> {
+    let mut head = MsgPackWriter::default();
+    head.number(day.start().timestamp().unsigned_abs());
+    for number in [
+        limits.retention_seconds(),
+        replica,
+        call_number,
+        limits.max_rows,
+    ] {
+        head.number(number);
+    }
+    head.0
+}
+
 /// One call of the script, with batches of one day.
 #[derive(Default)]
 pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
-    /// Whether a batch has ids, or sends snapshots.
-    pub(crate) has_lookups: bool,
+    /// Whether a batch has more than Reserves without ids.
+    pub(crate) needs_full_script: bool,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
     /// For each batch: the pools and shares that it names, in order.
@@ -61,6 +76,8 @@ pub(crate) struct BatchOptions {
     pub(crate) extra: Vec<CounterId>,
     /// Whether it names tomorrow's pools, for reservations that are carried.
     pub(crate) names_tomorrow: bool,
+    /// The script for Reserves without ids declined it.
+    pub(crate) needs_full_script: bool,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
 }
@@ -84,7 +101,11 @@ impl ScriptCall {
         let is_audit = batch.operations.is_empty();
         let names_tomorrow = options.names_tomorrow || is_audit && !snapshots[1].is_empty();
         let has_lookups = !ids.is_empty() || options.sends_snapshots;
-        self.has_lookups |= has_lookups;
+        self.needs_full_script |= options.needs_full_script
+            || options.sends_snapshots
+            || names_tomorrow
+            || !options.extra.is_empty()
+            || !has_only_plain_reserves(batch);
 
         let mut argument = MsgPackWriter::default();
         argument.header(batch, &ids, self.keys.len(), options);
@@ -154,6 +175,20 @@ fn share_terms(batch: &Batch, share: &ShareId) -> PoolTerms {
 /// The maximum number of shares that a batch names because one of its reservations may be in them. Of others the script
 /// asks for those that it needs.
 const MAX_POSSIBLE_SHARES: usize = 64;
+
+/// Whether a batch consists of Reserves without ids.
+fn has_only_plain_reserves(batch: &Batch) -> bool {
+    let is_plain = |operation: &Operation| {
+        matches!(
+            operation,
+            Operation::Reserve {
+                request_id: None,
+                ..
+            }
+        )
+    };
+    !batch.operations.is_empty() && batch.operations.iter().all(is_plain)
+}
 
 /// Whether a batch needs pools of which it has no class: an audit, and one that changes a pool itself.
 fn reads_all(batch: &Batch) -> bool {

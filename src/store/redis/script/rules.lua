@@ -4,10 +4,6 @@
 -- KEYS, ARGV  none: nothing here reads or writes
 -- Rules       docs/CONTRACT.md, "Reserve" 3 and 5, "Settle", "Release", "What is counted where"
 
-local MAX = 9007199254740991 -- 2^53 - 1
-local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED, RAN_OUTSIDE_PROGRAM = 'F', 'C', 'X', 'D', 'R'
-local SHARE_EXCEEDED = 'H'
-
 -- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
 local CLOSED, CHANGED, IS_NEW = 5, 6, 7
 -- A pool also has: its allowance, and what Reserves get of it, each without the external usage; by how much the batch

@@ -1,7 +1,7 @@
 -- Usage: rows by project and model, and which row counts a request (the twin of RowCounts in src/domain/usage.rs).
 --
 -- KEYS  usage of today, and of yesterday; requests of today, which has the number of rows
--- ARGV  2: how long rows are kept; 5: the maximum number of rows; a batch's `rows`
+-- ARGV  how long rows are kept; the maximum number of rows; a batch's `rows`
 -- Row   src/store/redis/mod.rs; a row of zeros is no row. Neither number of the day's rows, in the field \2 of the
 --       requests, includes '(other)', '(other)'.
 -- Rule  docs/CONTRACT.md, "What is counted where"
@@ -33,7 +33,6 @@ end
 
 -- Whether a new row may be added.
 local function admit(counts, is_listed)
-  local max_rows = tonumber(ARGV[5])
   return counts[1] < max_rows and (is_listed or counts[2] < math.floor(max_rows / 2))
 end
 
@@ -103,7 +102,7 @@ local function plan_rows(batch, day, rows, list, offset)
   end
   if changes then
     local day_end = day == TODAY and midnight + DAY or midnight
-    plan_write(batch, usage_key(batch, day), changes, any_new and day_end + tonumber(ARGV[2]))
+    plan_write(batch, usage_key(batch, day), changes, any_new and day_end + retention)
   end
 end
 

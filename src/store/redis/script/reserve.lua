@@ -1,0 +1,196 @@
+-- Decides batches of Reserves without ids, which most are, as decide.lua does, with the same answers. What is rare it
+-- declines: a new row or pool, a threshold that is reached, lost writes, foreign values. The replica sends such a batch
+-- to the other script. If this script fails, nothing was written, and the replica sends all of its batches there.
+--
+-- It has no functions: Lua would create them again at each call, which costs more than what they do.
+--
+-- KEYS, ARGV  call.lua; of the operations only RESERVE, DRY_RUN and SET_CLASS
+-- Rules       judge_reserve and count in rules.lua, the twin of src/domain/pool.rs
+
+-- A row is an array: its counters as in rules.lua; whether it has changed; its text in Redis, or false. A pool or a
+-- share has the same, and then: whether it is closed; what Reserves get of it, and how many free tokens reach a further
+-- threshold, both less the external usage; its record; the position of the replica's own component in the record, and
+-- that of the external usage, or nil; what the other components have of each counter.
+local CHANGED, TEXT = 5, 6
+local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, OTHERS = 7, 8, 9, 10, 11, 12, 12
+
+local unpack, unpack_values, pack_values, call = unpack, cmsgpack.unpack, cmsgpack.pack, redis.call
+local first_seq = call_number * 1024
+-- The answers; and the planned writes, in turn: the key of a pool, its new text, and the old one; or the key of rows,
+-- the fields with the new texts, and the rows as they are here.
+local answers, n_answers, writes, n_writes = { time[1], time[2] }, 2, {}, 0
+
+for number = 2, #ARGV do
+  local answers_before, writes_before = n_answers, n_writes
+  local args = { unpack_values(ARGV[number]) }
+  local closes, first, n_rows, n_pools = args[CLOSES], args[FIRST_KEY], args[N_ROWS], args[N_POOLS] + args[N_SHARES]
+  local fields = HEADER + POOL * n_pools
+  local classes = fields + n_rows
+
+  -- Reads.
+
+  local is_plain, pools = args[N_CLASSES] <= 512, {}
+  local rows = call('HMGET', KEYS[first], unpack(args, fields + 1, classes))
+  for row = 1, n_rows do
+    local text, a, b, c, d, closed, more = rows[row], nil, nil, nil, nil, nil, nil
+    if text then
+      a, b, c, d, closed, more = unpack_values(text)
+      is_plain = is_plain and a % 1 + b % 1 + c % 1 + d % 1 == 0 and a >= 0 and b >= 0 and c >= 0 and d >= 0
+        and closed == false and more == nil
+      rows[row] = { a, b, c, d, false, text }
+    else
+      rows[row] = { 0, 0, 0, 0, false, false }
+    end
+  end
+  for place = 1, n_pools do
+    local text, at = call('GET', KEYS[first + 1 + place]), HEADER + POOL * place
+    local record, own, seq, external_at, external = { unpack_values(text or '') }, nil, 0, nil, 0
+    local size, a, b, c, d = #record, 0, 0, 0, 0
+    for from = 2, size, COMPONENT do
+      local owner = record[from]
+      if owner == EXTERNAL then
+        external_at, external = from, math.max(record[from + 4], record[from + 5])
+      else
+        if owner == replica then
+          own, seq = from, record[from + 1]
+        end
+        a, b, c, d = a + record[from + 2], b + record[from + 3], c + record[from + 4], d + record[from + 5]
+      end
+    end
+    if own and seq >= args[at] and a >= 0 and b >= 0 and c >= 0 and d >= 0 and size % COMPONENT == 1
+      and a % 1 + b % 1 + c % 1 + d % 1 + external % 1 == 0 and type(record[1]) == 'boolean' then
+      pools[place] = {
+        a, b, c, d, false, text, record[1], args[at - 2] - external, args[at - 1] - external, record, own, external_at,
+        a - record[own + 2], b - record[own + 3], c - record[own + 4], d - record[own + 5],
+      }
+    else
+      is_plain = false
+    end
+  end
+
+  if is_plain then
+    local count_at = n_answers + 2
+    for place = 1, n_pools do
+      local external_at = pools[place][EXTERNAL_AT]
+      if external_at then
+        n_answers = math.max(n_answers, count_at) + 2
+        answers[n_answers - 1] = args[HEADER + POOL * place - 4]
+        answers[n_answers] = pools[place][RECORD][external_at + 2]
+        answers[count_at - 1], answers[count_at] = 'external', (n_answers - count_at) / 2
+      end
+    end
+    n_answers = n_answers + 1
+    answers[n_answers] = 'done'
+
+    -- Judges and counts.
+
+    local at, last, class = classes + CLASS * args[N_CLASSES] + 1, #args, classes
+    repeat
+      if args[at] == SET_CLASS then
+        class, at = classes + CLASS * (args[at + 1] - 1), at + 2
+      end
+      local target, row, share = args[class + 1], rows[args[class + 2]], pools[args[class + 3]]
+      local pool = pools[target]
+      repeat
+        local is_dry_run = args[at] == DRY_RUN
+        at = is_dry_run and at + 1 or at
+        local tokens, billed_for, side = args[at], target, 1
+        if pool then
+          billed_for = closes and pool[CLOSED] and POOL_CLOSED
+            or tokens > pool[RESERVABLE] - pool[1] and ALLOWANCE_EXCEEDED
+            or share and tokens > share[RESERVABLE] - share[1] and SHARE_EXCEEDED
+        end
+        if billed_for then
+          side, n_answers = 2, n_answers + 1
+          answers[n_answers] = billed_for
+        end
+        if not is_dry_run then
+          row[side], row[side + 2], row[CHANGED] = row[side] + tokens, row[side + 2] + 1, true
+          if pool then
+            pool[side], pool[side + 2], pool[CHANGED] = pool[side] + tokens, pool[side + 2] + 1, true
+            pool[CLOSED] = pool[CLOSED] or closes and billed_for == ALLOWANCE_EXCEEDED
+          end
+          if share and not billed_for then
+            share[1], share[3], share[CHANGED] = share[1] + tokens, share[3] + 1, true
+          end
+        end
+        n_answers, at = n_answers + 1, at + 1
+        answers[n_answers] = pool and pool[1] or 0
+      until at > last or args[at] == SET_CLASS
+    until at > last
+
+    -- Plans the writes.
+
+    local n, values = 0, nil
+    count_at, n_answers = n_answers + 1, n_answers + 1
+    for place = 1, n_pools do
+      local pool = pools[place]
+      if pool[CHANGED] then
+        local record, own = pool[RECORD], pool[OWN]
+        local seq = record[own + 1] < first_seq and first_seq or record[own + 1] + 1
+        record[1], record[own + 1] = pool[CLOSED], seq
+        record[own + 2], record[own + 3] = pool[1] - pool[OTHERS + 1], pool[2] - pool[OTHERS + 2]
+        record[own + 4], record[own + 5] = pool[3] - pool[OTHERS + 3], pool[4] - pool[OTHERS + 4]
+        local text = pack_values(unpack(record))
+        answers[n_answers + 1], answers[n_answers + 2], answers[n_answers + 3] = place, seq, text
+        writes[n_writes + 1], writes[n_writes + 2], writes[n_writes + 3] = KEYS[first + 1 + place], text, pool[TEXT]
+        n, n_answers, n_writes = n + 1, n_answers + 3, n_writes + 3
+        is_plain = is_plain and pool[1] < pool[THRESHOLD] and pool[2] <= MAX
+      end
+    end
+    answers[count_at], n = n, 0
+    for at = 1, n_rows do
+      local row = rows[at]
+      if row[CHANGED] then
+        values = values or {}
+        values[n + 1], values[n + 2] = args[fields + at], pack_values(row[1], row[2], row[3], row[4], false)
+        n = n + 2
+        is_plain = is_plain and row[TEXT] and row[1] <= MAX and row[2] <= MAX
+      end
+    end
+    if values then
+      writes[n_writes + 1], writes[n_writes + 2], writes[n_writes + 3] = KEYS[first], values, rows
+      n_writes = n_writes + 3
+    end
+  end
+  if not is_plain then
+    n_answers, n_writes = answers_before + 1, writes_before
+    answers[n_answers] = 'declined'
+  end
+end
+local reply = pack_values(unpack(answers, 1, n_answers))
+
+-- Writes. From here on nothing fails: if Redis refuses a write, those before it are undone.
+
+local refused_at, pcall = nil, redis.pcall
+for at = 1, n_writes, 3 do
+  local key, value, reply_to_write = writes[at], writes[at + 1], nil
+  if type(value) == 'string' then
+    reply_to_write = pcall('SET', key, value, 'KEEPTTL')
+  else
+    reply_to_write = pcall('HSET', key, unpack(value))
+  end
+  if type(reply_to_write) == 'table' and reply_to_write.err then
+    refused_at = at
+    break
+  end
+end
+if not refused_at then
+  return reply
+end
+for at = 1, refused_at - 1, 3 do
+  local key, values, before = writes[at], writes[at + 1], writes[at + 2]
+  if type(before) == 'string' then
+    pcall('SET', key, before, 'KEEPTTL')
+  else
+    local n = 0
+    for row = 1, #before do
+      if before[row][CHANGED] then
+        n = n + 2
+        values[n] = before[row][TEXT]
+      end
+    end
+    pcall('HSET', key, unpack(values))
+  end
+end
+return pack_values(time[1], time[2], 'declined')

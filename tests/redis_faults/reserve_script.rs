@@ -1,0 +1,160 @@
+//! The script for Reserves without ids (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the
+//! other script.
+
+use tollgate::{
+    domain::UtcDay,
+    store::{
+        Batch, Decision, Operation, Outcome, Recording, RefusalReason, Store as _, StoreError,
+        redis::RedisStore,
+    },
+};
+
+use super::refusals::{LEAST_RIGHTS, url_of_user};
+use crate::support::{
+    clock::Clock,
+    redis::RedisServer,
+    world::{NOON, ReserveExt as _, new_reserve, policy, redis_store, redis_store_at},
+};
+
+/// A batch of one Reserve of a token without an id.
+fn batch(org: &str, model: &str, recording: Recording) -> Batch {
+    let call = new_reserve(1).org(org).model(model);
+    let policy = policy("keep_open");
+    let day = UtcDay::parse("2026-11-22").unwrap();
+    let assessor = policy.assessor(&call.org, day);
+    let operation = Operation::Reserve {
+        request_id: None,
+        eligibility: assessor.eligibility(&call.fields),
+        fields: call.fields,
+        is_listed: true,
+        recording,
+        has_run: false,
+    };
+    let terms = assessor.terms();
+    Batch {
+        org: call.org,
+        day,
+        terms,
+        operations: vec![operation],
+    }
+}
+
+/// What the pool counts after a batch that was decided.
+fn used(decided: &Decision) -> u64 {
+    let Decision::Outcomes { outcomes, .. } = decided else {
+        panic!("{decided:?}");
+    };
+    match &outcomes[..] {
+        [
+            Outcome::Reserved {
+                pool: Some(pool), ..
+            },
+        ] => pool.used.get(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How often Redis ran each of these commands while batches were decided.
+async fn commands<const COUNT: usize>(
+    redis: &RedisServer,
+    store: &RedisStore,
+    batch: Batch,
+    names: [&str; COUNT],
+) -> [u64; COUNT] {
+    let before = names.map(|name| redis.calls_of(name));
+    store.decide(&[batch]).await.pop().unwrap().unwrap();
+    let mut counts = names.map(|name| redis.calls_of(name));
+    for (count, before) in counts.iter_mut().zip(before) {
+        *count -= before;
+    }
+    counts
+}
+
+const ONCE: Recording = Recording::Record;
+
+#[tokio::test]
+async fn a_reserve_in_a_known_row_takes_one_call_of_five_commands() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    let names = [
+        "evalsha", "time", "get", "set", "hmget", "hset", "expireat", "eval",
+    ];
+    // The first one of the day has a new pool and a new row, and Redis gets both scripts.
+    commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
+    for _ in 0..2 {
+        let counts = commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
+        assert_eq!(counts, [1, 1, 1, 1, 1, 1, 0, 0], "{names:?}");
+    }
+    // A new row is for the other script, unless nothing is written.
+    let dry_run = batch("acme", "o1", Recording::DryRun);
+    assert_eq!(commands(&redis, &store, dry_run, ["evalsha"]).await, [1]);
+    let new_row = batch("acme", "o1", ONCE);
+    assert_eq!(commands(&redis, &store, new_row, ["evalsha"]).await, [2]);
+}
+
+#[tokio::test]
+async fn writes_before_one_that_redis_refuses_are_undone() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let url = url_of_user(&redis, &LEAST_RIGHTS);
+    let store = redis_store_at(&url);
+    let batches = ["acme", "other"].map(|org| batch(org, "gpt-4o", ONCE));
+    store.decide(&batches).await;
+    let before = redis.run(&["DUMP", "tollgate:{other}:pool:large:2026-11-22"]);
+    // The pools of both and the rows of one are written before the rows of the other.
+    let rights = "ACL SETUSER gate resetkeys ~tollgate:{acme}:* ~tollgate:{other}:pool:* \
+                  %R~tollgate:{other}:usage:* %R~tollgate:{other}:requests:*";
+    redis.run(&rights.split_whitespace().collect::<Vec<_>>());
+    for round in 2..4 {
+        let decided = store.decide(&batches).await;
+        let [Ok(decided), Err(StoreError::Refused { why, reason })] = &decided[..] else {
+            panic!("{decided:?}");
+        };
+        assert_eq!(used(&decided.answer), round);
+        assert_eq!(
+            (*why, reason.as_str()),
+            (RefusalReason::NoRight, "lacks +hset")
+        );
+    }
+    let after = redis.run(&["DUMP", "tollgate:{other}:pool:large:2026-11-22"]);
+    assert_eq!(after, before);
+    redis.run(&["ACL", "SETUSER", "gate", "~tollgate:*"]);
+    for decided in store.decide(&batches).await {
+        assert!([2, 4].contains(&used(&decided.unwrap().answer)));
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_value_fails_its_own_batch_alone() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    let batches = ["acme", "other"].map(|org| batch(org, "gpt-4o", ONCE));
+    store.decide(&batches).await;
+    let foreign = [
+        (
+            "HSET",
+            "tollgate:{other}:usage:2026-11-22",
+            &["p:gpt-4o", "abc"][..],
+        ),
+        (
+            "SET",
+            "tollgate:{other}:pool:large:2026-11-22",
+            &["\u{c1}"][..],
+        ),
+        (
+            "RPUSH",
+            "tollgate:{other}:pool:large:2026-11-22",
+            &["1"][..],
+        ),
+    ];
+    for (round, (command, key, words)) in (2..).zip(foreign) {
+        redis.run(&["DEL", key]);
+        redis.run(&[&[command, key], words].concat());
+        let decided = store.decide(&batches).await;
+        let [Ok(decided), Err(StoreError::Corrupt { reason })] = &decided[..] else {
+            panic!("{key}: {decided:?}");
+        };
+        assert_eq!(used(&decided.answer), round);
+        assert!(reason.contains(key), "{reason}");
+        redis.run(&["DEL", key]);
+    }
+}
