@@ -93,17 +93,16 @@ async fn a_reserve_in_a_known_row_takes_one_call_of_five_commands() {
 }
 
 #[tokio::test]
-async fn writes_before_one_that_redis_refuses_are_undone() {
+async fn a_right_to_some_keys_only_leaves_no_batch_half_written() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let url = url_of_user(&redis, &LEAST_RIGHTS);
     let store = redis_store_at(&url);
     let batches = ["acme", "other"].map(|org| batch(org, "gpt-4o", ONCE));
     store.decide(&batches).await;
     let before = redis.run(&["DUMP", "tollgate:{other}:pool:large:2026-11-22"]);
-    // The pools of both and the rows of one are written before the rows of the other.
-    let rights = "ACL SETUSER gate resetkeys ~tollgate:{acme}:* ~tollgate:{other}:pool:* \
-                  %R~tollgate:{other}:usage:* %R~tollgate:{other}:requests:*";
-    redis.run(&rights.split_whitespace().collect::<Vec<_>>());
+    // The pools of both and the rows of one would be written before the rows of the other.
+    let rights = ["-hset", "(+hset ~tollgate:{acme}:*)"];
+    redis.run(&[&["ACL", "SETUSER", "gate"], &rights[..]].concat());
     for round in 2..4 {
         let decided = store.decide(&batches).await;
         let [Ok(decided), Err(StoreError::Refused { why, reason })] = &decided[..] else {
@@ -117,7 +116,7 @@ async fn writes_before_one_that_redis_refuses_are_undone() {
     }
     let after = redis.run(&["DUMP", "tollgate:{other}:pool:large:2026-11-22"]);
     assert_eq!(after, before);
-    redis.run(&["ACL", "SETUSER", "gate", "~tollgate:*"]);
+    redis.run(&["ACL", "SETUSER", "gate", "+hset"]);
     for decided in store.decide(&batches).await {
         assert!([2, 4].contains(&used(&decided.unwrap().answer)));
     }
@@ -156,5 +155,51 @@ async fn a_foreign_value_fails_its_own_batch_alone() {
         assert_eq!(used(&decided.answer), round);
         assert!(reason.contains(key), "{reason}");
         redis.run(&["DEL", key]);
+    }
+}
+
+#[tokio::test]
+async fn batches_of_one_organization_see_what_those_before_them_counted() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    for round in 0..3 {
+        let batches = ["acme", "other", "acme"].map(|org| batch(org, "gpt-4o", ONCE));
+        let decided = store.decide(&batches).await;
+        let used = decided.into_iter().map(|it| used(&it.unwrap().answer));
+        let expected = [2 * round + 1, round + 1, 2 * round + 2];
+        assert_eq!(used.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_counter_above_the_largest_amount_is_foreign() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    let reserve = [batch("acme", "gpt-4o", ONCE)];
+    store.decide(&reserve).await;
+    let key = "tollgate:{acme}:pool:large:2026-11-22";
+    for counter in 4..8 {
+        let before = redis.run(&["GET", key]);
+        let script = format!(
+            "local record = {{ cmsgpack.unpack(redis.call('GET', KEYS[1])) }}
+             record[{counter}] = 2 ^ 53
+             return redis.call('SET', KEYS[1], cmsgpack.pack(unpack(record)), 'KEEPTTL')"
+        );
+        redis.run(&["EVAL", &script, "1", key]);
+        let decided = store.decide(&reserve).await;
+        assert!(
+            matches!(&decided[..], [Err(StoreError::Corrupt { .. })]),
+            "{counter}: {decided:?}"
+        );
+        // As it was before: Redis has its bytes.
+        let undo = script.replace("= 2 ^ 53", "= 1");
+        assert_ne!(redis.run(&["GET", key]), before);
+        let of_one = if counter == 4 || counter == 6 {
+            &undo
+        } else {
+            &undo.replace("= 1", "= 0")
+        };
+        redis.run(&["EVAL", of_one, "1", key]);
+        assert_eq!(redis.run(&["GET", key]), before);
     }
 }

@@ -221,8 +221,8 @@ impl Simulation {
             }
             Step::Arrive if !self.held.is_empty() => {
                 let (replica, call, day) = self.held.remove(0);
-                self.proxies[replica].deliver_held();
-                if day == self.day {
+                let is_declined = self.proxies[replica].deliver_held();
+                if day == self.day && !is_declined {
                     self.model.apply_without_reply(call);
                 }
             }
@@ -283,6 +283,7 @@ impl Simulation {
         let received = perform(ledger, operation).await;
         let call = self.model.call(*process, operation);
         match fault {
+            Fault::DropReply if self.proxies[replica].dropped_declined() => {}
             Fault::DropReply => self.model.apply_without_reply(call),
             Fault::Hold => self.held.push((replica, call, self.day)),
             Fault::Pass | Fault::Cut | Fault::Delay(_) => {}

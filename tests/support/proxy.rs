@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream as BlockingStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -42,6 +42,8 @@ struct Shared {
     drops_packets: watch::Sender<bool>,
     /// The number of calls in flight.
     in_flight: AtomicUsize,
+    /// Whether the last call whose reply was dropped was declined, and decided nothing.
+    dropped_declined: AtomicBool,
 }
 
 pub struct Proxy {
@@ -111,12 +113,20 @@ impl Proxy {
         self.shared.held.lock().unwrap().clear();
     }
 
-    /// Delivers the first held call, and waits until it is executed.
-    pub fn deliver_held(&self) {
+    /// Whether the last call whose reply was dropped was declined by reserve.lua: it decided nothing.
+    pub fn dropped_declined(&self) -> bool {
+        self.shared.dropped_declined.load(Ordering::SeqCst)
+    }
+
+    /// Delivers the first held call, and waits until it is executed. Returns whether it was declined.
+    pub fn deliver_held(&self) -> bool {
         let call = self.shared.held.lock().unwrap().remove(0);
         let mut redis = BlockingStream::connect(self.target).unwrap();
         redis.write_all(&call).unwrap();
-        assert!(redis.read(&mut [0; 64 * 1024]).unwrap() > 0);
+        let mut reply = [0; 64 * 1024];
+        let length = redis.read(&mut reply).unwrap();
+        assert!(length > 0);
+        is_declined(&reply[..length])
     }
 }
 
@@ -159,6 +169,11 @@ impl Shared {
     }
 }
 
+/// Whether this is the reply of reserve.lua to a call that it leaves to the other script.
+fn is_declined(reply: &[u8]) -> bool {
+    reply.windows(8).any(|word| word == b"declined")
+}
+
 /// Forwards a connection until either side or a fault ends it.
 async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let Ok(mut redis) = TcpStream::connect(target).await else {
@@ -180,7 +195,9 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
                     Fault::Hold => return shared.held.lock().unwrap().push(request.to_vec()),
                     Fault::DropReply => {
                         let _ = redis.write_all(request).await;
-                        let _ = redis.read(&mut replied).await;
+                        let length = redis.read(&mut replied).await.unwrap_or_default();
+                        let is_declined = is_declined(&replied[..length]);
+                        shared.dropped_declined.store(is_declined, Ordering::SeqCst);
                         return;
                     }
                 }

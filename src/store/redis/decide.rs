@@ -34,7 +34,7 @@ use super::{
     },
 };
 use crate::{
-    domain::UtcDay,
+    domain::{OrgId, UtcDay},
     store::{Batch, Decision, StoreError, ThresholdCrossing, Timestamped, UsageLimits},
 };
 
@@ -229,6 +229,8 @@ impl Decider {
     ) -> Result<(DateTime<Utc>, Vec<(BatchReply, Vec<ThresholdCrossing>)>)> {
         let batches: Vec<&Batch> = pending.iter().map(|(_, batch, _)| *batch).collect();
         let mut call = ScriptCall::default();
+        let orgs: HashSet<&OrgId> = batches.iter().map(|batch| &batch.org).collect();
+        call.needs_full_script = orgs.len() < batches.len();
         {
             let snapshots = self.snapshots.lock();
             for (_, batch, options) in pending {

@@ -79,13 +79,8 @@ pub fn parse_decided(
     let mut reader = MsgPackReader::new(reply);
     let now = reader.time()?;
     let mut lookahead = reader.clone();
-    let of_all = match lookahead.text() {
-        Ok("day") => Some(BatchReply::DayChanged),
-        Ok("declined") => Some(BatchReply::Declined),
-        _ => None,
-    };
-    if let Some(reply) = of_all.filter(|_| lookahead.left() == 0) {
-        return Ok((now, vec![reply; batches.len()]));
+    if lookahead.text() == Ok("day") && lookahead.left() == 0 {
+        return Ok((now, vec![BatchReply::DayChanged; batches.len()]));
     }
     let mut replies = Vec::with_capacity(batches.len());
     for batch in batches {

@@ -24,7 +24,6 @@
 -- Returns consecutive MessagePack values (src/store/redis/reply.rs): the clock in seconds and microseconds as TIME
 -- gives them, and
 --   'day'                     it is another day; nothing was written
---   'declined'                by reserve.lua: a write was refused, and nothing was written
 -- or for each batch
 --   'declined'                by reserve.lua: nothing of the batch was written; send it to the other script
 --   'failed', why, key        nothing of the batch was written; key: the last one that was read

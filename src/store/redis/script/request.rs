@@ -53,7 +53,7 @@ pub(crate) fn head(day: UtcDay, limits: UsageLimits, replica: u64, call_number: 
 #[derive(Default)]
 pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
-    /// Whether a batch has more than Reserves without ids.
+    /// Whether a batch has more than Reserves without ids, or two are of one organization.
     pub(crate) needs_full_script: bool,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,

@@ -1,23 +1,26 @@
 -- Decides batches of Reserves without ids, which most are, as decide.lua does, with the same answers. What is rare it
--- declines: a new row or pool, a threshold that is reached, lost writes, foreign values. The replica sends such a batch
--- to the other script. If this script fails, nothing was written, and the replica sends all of its batches there.
+-- declines: a new row or pool, a threshold that is reached, lost writes, foreign values, a missing right. The replica
+-- sends such a batch to the other script. If this script fails, nothing was written, and the replica sends all of its
+-- batches there.
 --
 -- It has no functions: Lua would create them again at each call, which costs more than what they do.
 --
--- KEYS, ARGV  call.lua; of the operations only RESERVE, DRY_RUN and SET_CLASS
+-- KEYS, ARGV  call.lua; each batch is of another organization, since all are read before the first write; of the
+--             operations only RESERVE, DRY_RUN and SET_CLASS
 -- Rules       judge_reserve and count in rules.lua, the twin of src/domain/pool.rs
 
--- A row is an array: its counters as in rules.lua; whether it has changed; its text in Redis, or false. A pool or a
--- share has the same, and then: whether it is closed; what Reserves get of it, and how many free tokens reach a further
--- threshold, both less the external usage; its record; the position of the replica's own component in the record, and
--- that of the external usage, or nil; what the other components have of each counter.
-local CHANGED, TEXT = 5, 6
-local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, OTHERS = 7, 8, 9, 10, 11, 12, 12
+-- A row is an array: its counters as in rules.lua, whether it has changed, and whether it is new. A pool or a share is
+-- its counters; whether it has changed; whether it is closed; what Reserves get of it, and how many free tokens reach a
+-- further threshold, both less the external usage; its record; the position of the replica's own component in the
+-- record, and that of the external usage, or nil; what the other components have of each counter.
+local CHANGED, IS_NEW = 5, 6
+local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, OTHERS = 6, 7, 8, 9, 10, 11, 11
 
 local unpack, unpack_values, pack_values, call = unpack, cmsgpack.unpack, cmsgpack.pack, redis.call
+local is_allowed = redis.acl_check_cmd
 local first_seq = call_number * 1024
--- The answers; and the planned writes, in turn: the key of a pool, its new text, and the old one; or the key of rows,
--- the fields with the new texts, and the rows as they are here.
+-- The answers; and the planned writes, in turn: the key of a pool and its text, or the key of rows, with the fields and
+-- texts of those that have changed.
 local answers, n_answers, writes, n_writes = { time[1], time[2] }, 2, {}, 0
 
 for number = 2, #ARGV do
@@ -36,10 +39,10 @@ for number = 2, #ARGV do
     if text then
       a, b, c, d, closed, more = unpack_values(text)
       is_plain = is_plain and a % 1 + b % 1 + c % 1 + d % 1 == 0 and a >= 0 and b >= 0 and c >= 0 and d >= 0
-        and closed == false and more == nil
-      rows[row] = { a, b, c, d, false, text }
+        and a + b + c + d <= MAX and closed == false and more == nil
+      rows[row] = { a, b, c, d, false, false }
     else
-      rows[row] = { 0, 0, 0, 0, false, false }
+      rows[row] = { 0, 0, 0, 0, false, true }
     end
   end
   for place = 1, n_pools do
@@ -58,9 +61,10 @@ for number = 2, #ARGV do
       end
     end
     if own and seq >= args[at] and a >= 0 and b >= 0 and c >= 0 and d >= 0 and size % COMPONENT == 1
-      and a % 1 + b % 1 + c % 1 + d % 1 + external % 1 == 0 and type(record[1]) == 'boolean' then
+      and a + b + c + d <= MAX and a % 1 + b % 1 + c % 1 + d % 1 + external % 1 == 0
+      and type(record[1]) == 'boolean' then
       pools[place] = {
-        a, b, c, d, false, text, record[1], args[at - 2] - external, args[at - 1] - external, record, own, external_at,
+        a, b, c, d, false, record[1], args[at - 2] - external, args[at - 1] - external, record, own, external_at,
         a - record[own + 2], b - record[own + 3], c - record[own + 4], d - record[own + 5],
       }
     else
@@ -131,11 +135,11 @@ for number = 2, #ARGV do
         record[1], record[own + 1] = pool[CLOSED], seq
         record[own + 2], record[own + 3] = pool[1] - pool[OTHERS + 1], pool[2] - pool[OTHERS + 2]
         record[own + 4], record[own + 5] = pool[3] - pool[OTHERS + 3], pool[4] - pool[OTHERS + 4]
-        local text = pack_values(unpack(record))
+        local key, text = KEYS[first + 1 + place], pack_values(unpack(record))
         answers[n_answers + 1], answers[n_answers + 2], answers[n_answers + 3] = place, seq, text
-        writes[n_writes + 1], writes[n_writes + 2], writes[n_writes + 3] = KEYS[first + 1 + place], text, pool[TEXT]
-        n, n_answers, n_writes = n + 1, n_answers + 3, n_writes + 3
-        is_plain = is_plain and pool[1] < pool[THRESHOLD] and pool[2] <= MAX
+        writes[n_writes + 1], writes[n_writes + 2] = key, text
+        n, n_answers, n_writes = n + 1, n_answers + 3, n_writes + 2
+        is_plain = is_plain and pool[1] < pool[THRESHOLD] and pool[2] <= MAX and is_allowed('SET', key, '', 'KEEPTTL')
       end
     end
     answers[count_at], n = n, 0
@@ -145,12 +149,12 @@ for number = 2, #ARGV do
         values = values or {}
         values[n + 1], values[n + 2] = args[fields + at], pack_values(row[1], row[2], row[3], row[4], false)
         n = n + 2
-        is_plain = is_plain and row[TEXT] and row[1] <= MAX and row[2] <= MAX
+        is_plain = is_plain and not row[IS_NEW] and row[1] <= MAX and row[2] <= MAX
       end
     end
     if values then
-      writes[n_writes + 1], writes[n_writes + 2], writes[n_writes + 3] = KEYS[first], values, rows
-      n_writes = n_writes + 3
+      is_plain = is_plain and is_allowed('HSET', KEYS[first], '', '')
+      writes[n_writes + 1], writes[n_writes + 2], n_writes = KEYS[first], values, n_writes + 2
     end
   end
   if not is_plain then
@@ -160,37 +164,14 @@ for number = 2, #ARGV do
 end
 local reply = pack_values(unpack(answers, 1, n_answers))
 
--- Writes. From here on nothing fails: if Redis refuses a write, those before it are undone.
+-- After this point everything must succeed: a script is atomic, but does not roll back.
 
-local refused_at, pcall = nil, redis.pcall
-for at = 1, n_writes, 3 do
-  local key, value, reply_to_write = writes[at], writes[at + 1], nil
+for at = 1, n_writes, 2 do
+  local key, value = writes[at], writes[at + 1]
   if type(value) == 'string' then
-    reply_to_write = pcall('SET', key, value, 'KEEPTTL')
+    call('SET', key, value, 'KEEPTTL')
   else
-    reply_to_write = pcall('HSET', key, unpack(value))
-  end
-  if type(reply_to_write) == 'table' and reply_to_write.err then
-    refused_at = at
-    break
+    call('HSET', key, unpack(value))
   end
 end
-if not refused_at then
-  return reply
-end
-for at = 1, refused_at - 1, 3 do
-  local key, values, before = writes[at], writes[at + 1], writes[at + 2]
-  if type(before) == 'string' then
-    pcall('SET', key, before, 'KEEPTTL')
-  else
-    local n = 0
-    for row = 1, #before do
-      if before[row][CHANGED] then
-        n = n + 2
-        values[n] = before[row][TEXT]
-      end
-    end
-    pcall('HSET', key, unpack(values))
-  end
-end
-return pack_values(time[1], time[2], 'declined')
+return reply
