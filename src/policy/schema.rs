@@ -46,7 +46,7 @@ impl Policy {
     ///
     /// Every fault in it.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
-        toml::read(file, bytes, policy)
+        toml::read_split(file, bytes, "orgs", policy)
     }
 }
 
@@ -294,15 +294,13 @@ fn orgs(
     tiers: &BTreeMap<u8, Arc<Terms>>,
     pools: &[PoolName],
 ) -> IndexMap<OrgId, Organization> {
-    let Some(section) = root.get("orgs", Entry::section) else {
-        return IndexMap::new();
-    };
-    let orgs = section.entries().filter_map(|(name, entry)| {
+    let mut orgs = IndexMap::with_capacity(root.max_tables());
+    root.for_each_table("orgs", |name, entry| {
         let id = entry.check(OrgId::parse(name));
-        let org = organization(&entry.section()?, tiers, pools)?;
-        Some((id?, org))
+        let section = entry.section();
+        let org = section.and_then(|section| organization(&section, tiers, pools));
+        orgs.extend(id.zip(org));
     });
-    let mut orgs: IndexMap<OrgId, Organization> = orgs.collect();
     orgs.sort_unstable_keys();
     orgs.shrink_to_fit();
     orgs
@@ -365,3 +363,6 @@ fn data_sharing(section: &Section<'_>) -> Option<DataSharing> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;
