@@ -4,11 +4,12 @@
 //! by key.
 
 mod excerpts;
+mod faults;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashSet,
-    fmt::{self, Display},
+    fmt::Display,
     hash::Hash,
     ops::Range,
     str::{self, FromStr},
@@ -17,57 +18,10 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
+pub use self::faults::{Diagnostic, Faults};
+
 use self::excerpts::{Excerpt, Split};
 use crate::files::read::trimmed;
-
-/// How many faults a [summary](Faults::summary) has.
-const MAX_SHOWN: usize = 100;
-
-/// A fault or a warning. Displays as `line: key: message`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// From 1.
-    pub line: usize,
-    /// The key, with its tables: `orgs.org-acme.tier`. Empty if the fault is of no key.
-    pub key: String,
-    /// What is wrong, and what is allowed.
-    pub message: String,
-}
-
-/// All faults of a document, by line. Displays as one line for each.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.first(usize::MAX))]
-pub struct Faults {
-    /// The document's name: its path.
-    pub file: String,
-    /// At least one.
-    pub faults: Vec<Diagnostic>,
-}
-
-impl Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, key, message } = self;
-        let colon = if key.is_empty() { "" } else { ": " };
-        write!(f, "{line}: {key}{colon}{message}")
-    }
-}
-
-impl Faults {
-    fn first(&self, max: usize) -> String {
-        let faults = self.faults.iter().take(max);
-        let lines: Vec<String> = faults.map(|it| format!("{}:{it}", self.file)).collect();
-        lines.join("\n")
-    }
-
-    /// The first faults, one a line, and the number of further ones.
-    pub fn summary(&self) -> String {
-        let first = self.first(MAX_SHOWN);
-        match self.faults.len().saturating_sub(MAX_SHOWN) {
-            0 => first,
-            more => format!("{first}\nand {more} more"),
-        }
-    }
-}
 
 /// Reads a document: passes its root to `schema`, which returns `None` only after it reported a fault. `file` is the
 /// document's name in faults.
@@ -178,7 +132,13 @@ impl<'t> Document<'t> {
     fn read<T>(&self, schema: impl FnOnce(&Section<'_>) -> Option<T>) -> Option<T> {
         let text = &self.excerpt.text;
         if text.len() > MAX_PARSED_BYTES {
-            self.syntax_fault(&(0..1), "what begins here is a part of more than 16 MiB");
+            let message = match self.split {
+                Some(_) => {
+                    "more than 16 MiB are outside of the tables that are read one after the other"
+                }
+                None => "the table is larger than 16 MiB",
+            };
+            self.syntax_fault(&(0..1), message);
             return None;
         }
         let (root, errors) = DeTable::parse_recoverable(text);

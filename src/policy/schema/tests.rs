@@ -114,3 +114,24 @@ fn an_organization_stands_in_the_table_of_all_or_has_a_table_of_its_own() {
         assert!(faults.contains(&format!("p.toml:{fault}")), "{faults}");
     }
 }
+
+#[test]
+fn a_table_and_all_that_has_no_table_of_its_own_have_at_most_16_mib() {
+    let comment = format!("#{}\n", " ".repeat(16 << 20));
+    let own = "[orgs.a]\ntier = 1\ndata_sharing = \"all\"\n";
+    for (text, fault) in [
+        (
+            format!("{VALID}{own}[orgs.b]\n{comment}{own}"),
+            "8: the table is larger",
+        ),
+        (
+            format!("{VALID}{own}[other]\n{comment}"),
+            "1: more than 16 MiB are outside",
+        ),
+    ] {
+        let faults = Policy::parse("p.toml", &text)
+            .expect_err("a fault")
+            .to_string();
+        assert!(faults.contains(&format!("p.toml:{fault}")), "{faults}");
+    }
+}
