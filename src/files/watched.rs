@@ -134,6 +134,7 @@ where
             let (files, max_bytes) = (Arc::clone(&self.watcher.files), self.max_bytes);
             let read = move || on_own_thread(|| read_files(&files, max_bytes));
             let read = spawn_blocking(read).await;
+            return_freed();
             let stable = read.ok().filter(|(_, contents)| is_stable(contents));
             let was_unstable = mem::replace(&mut self.was_unstable, stable.is_none());
             let reload = match stable {
