@@ -7,11 +7,12 @@ use anyhow::anyhow;
 use crate::{
     client::output::counted,
     files::{read::read_once, toml::Faults},
-    policy::{self, Policy},
+    policy::{FILE_BYTES, Policy},
 };
 
+/// Reads a policy of any size that a service may be set to take.
 pub(super) fn read_policy(file: &Path) -> anyhow::Result<Policy> {
-    read_document(file, policy::MAX_BYTES, Policy::from_bytes)
+    read_document(file, *FILE_BYTES.end(), Policy::from_bytes)
 }
 
 /// Reads and parses a file. Accepts a pipe too; the service does not, since it reads its files repeatedly.

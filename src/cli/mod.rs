@@ -37,7 +37,11 @@ use crate::{
     client::{WrongArguments, connection::ConnectionArgs, output::print},
     domain::{UtcDay, Workload},
     grpc::proto::{self, GetQuotaRequest, ReleaseRequest, ReserveRequest, SettleRequest},
-    settings::{ServeArgs, args::TrimmedParser},
+    policy::Policy,
+    settings::{
+        ServeArgs,
+        args::{self, TrimmedParser},
+    },
 };
 
 /// Decides whether an LLM request is wholly free or wholly billed, and counts it.
@@ -74,6 +78,9 @@ pub enum ToolCommand {
         /// Print the changes from this file, such as the one in force
         #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
         against: Option<PathBuf>,
+        /// The size of the largest policy file that the service takes [default: 134217728] [env: TOLLGATE_POLICY_BYTES]
+        #[arg(long, value_name = "BYTES", value_parser = args::policy_bytes())]
+        policy_bytes: Option<u64>,
     },
     /// Print the built-in programmes, which a policy may extend
     #[command(subcommand)]
@@ -177,8 +184,14 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Prints the content of a policy file, or its changes from another one. Warnings go to standard error.
-fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
-    let (name, policy) = (file.display(), read_policy(file)?);
+fn check_policy(
+    file: &Path,
+    against: Option<&Path>,
+    policy_bytes: Option<u64>,
+) -> anyhow::Result<()> {
+    let max_bytes = args::policy_bytes_in_force(policy_bytes)?;
+    let policy = read_document(file, max_bytes, Policy::from_bytes)?;
+    let name = file.display();
     for warning in policy.warnings(UtcDay::of(crate::wall_clock::now())) {
         eprintln!("warning: {name}:{warning}");
     }
@@ -216,7 +229,11 @@ fn print_new_token() -> anyhow::Result<()> {
 /// The file's faults; the service's code and message, or why it can't be reached.
 pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
     match command {
-        ToolCommand::CheckPolicy { file, against } => check_policy(&file, against.as_deref()),
+        ToolCommand::CheckPolicy {
+            file,
+            against,
+            policy_bytes,
+        } => check_policy(&file, against.as_deref(), policy_bytes),
         ToolCommand::Program(command) => program::run(&command),
         ToolCommand::CheckCallers { file } => check_callers(&file),
         ToolCommand::NewToken => print_new_token(),

@@ -356,7 +356,7 @@ fn organizations(policy: &Policy) -> String {
             (false, true) => "enterprise plan",
             (true, true) => "zero data retention, enterprise plan",
         };
-        let shares = match org.shares.len() {
+        let shares = match org.options().shares.len() {
             0 => String::new(),
             shares => counted(shares, "share"),
         };

@@ -10,6 +10,8 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use super::version::Version;
+
 /// If two reads at this interval have the same result, nobody is writing the file. A writer that pauses for longer
 /// looks finished.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
@@ -52,34 +54,51 @@ impl PartialEq for ReadError {
 
 /// Reads a regular file of at most `max` bytes, until two reads have the same result. Blocks.
 pub(crate) fn read_file(file: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    read_version(file, max).1
+}
+
+/// As [`read_file`]. The version is that of the error, if there is one.
+pub(super) fn read_version(file: &Path, max: u64) -> (Version, Result<Vec<u8>, ReadError>) {
     read_stable(|| read_regular(file, max))
 }
 
-fn read_stable(mut read: impl FnMut() -> Result<Vec<u8>, ReadError>) -> Result<Vec<u8>, ReadError> {
-    let mut last = read();
+fn read_stable(
+    mut read: impl FnMut() -> Result<Vec<u8>, ReadError>,
+) -> (Version, Result<Vec<u8>, ReadError>) {
+    let version = |read: &Result<Vec<u8>, ReadError>| match read {
+        Ok(bytes) => Version::of(bytes),
+        Err(error) => Version::of(error.to_string().as_bytes()),
+    };
+    // Only one of them is in memory at a time.
+    let mut last = version(&read());
     for _ in 1..MAX_ATTEMPTS {
         thread::sleep(RETRY_INTERVAL);
         let again = read();
-        if again == last {
-            return again;
+        let next = version(&again);
+        if next == last {
+            return (next, again);
         }
-        last = again;
+        last = next;
     }
-    Err(ReadError::Unstable)
+    let unstable = Err(ReadError::Unstable);
+    (version(&unstable), unstable)
 }
 
 /// Reads a file of at most `max` bytes once. It may be a pipe, for which this waits.
 pub(crate) fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
-    read_all(File::open(path)?, max)
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    read_all(file, len, max)
 }
 
 /// Reads standard input to its end: at most `max` bytes.
 pub(crate) fn read_stdin(max: u64) -> Result<Vec<u8>, ReadError> {
-    read_all(io::stdin().lock(), max)
+    read_all(io::stdin().lock(), 0, max)
 }
 
-fn read_all(file: impl Read, max: u64) -> Result<Vec<u8>, ReadError> {
-    let mut bytes = Vec::new();
+/// `len`: how many bytes there probably are. A buffer that grows would be twice as large.
+fn read_all(file: impl Read, len: u64, max: u64) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::with_capacity(usize::try_from(len.min(max) + 1).unwrap_or_default());
     let read = file.take(max + 1).read_to_end(&mut bytes)?;
     if read as u64 > max {
         return Err(ReadError::TooLarge { max });
@@ -102,7 +121,7 @@ fn read_regular(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     if opened.len() > max {
         return Err(ReadError::TooLarge { max });
     }
-    read_all(file, max)
+    read_all(file, opened.len(), max)
 }
 
 /// Trims a setting: a Secret that was made from a file often ends with a newline. The error does not repeat the value:
@@ -144,6 +163,7 @@ mod tests {
             count += 1;
             results.next().unwrap_or_else(|| Ok(vec![count]))
         })
+        .1
     }
 
     #[test]

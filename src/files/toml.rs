@@ -3,10 +3,13 @@
 //! A document is accepted or refused as a whole. A derived deserializer stops at the first fault, so schemas read key
 //! by key.
 
+mod excerpts;
+mod faults;
+
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashSet,
-    fmt::{self, Display},
+    fmt::Display,
     hash::Hash,
     ops::Range,
     str::{self, FromStr},
@@ -15,56 +18,10 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
+pub use self::faults::{Diagnostic, Faults};
+
+use self::excerpts::{Excerpt, Split};
 use crate::files::read::trimmed;
-
-/// How many faults a [summary](Faults::summary) has.
-const MAX_SHOWN: usize = 100;
-
-/// A fault or a warning. Displays as `line: key: message`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// From 1.
-    pub line: usize,
-    /// The key, with its tables: `orgs.org-acme.tier`. Empty if the fault is of no key.
-    pub key: String,
-    /// What is wrong, and what is allowed.
-    pub message: String,
-}
-
-/// All faults of a document, by line. Displays as one line for each.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.first(usize::MAX))]
-pub struct Faults {
-    /// The document's name: its path.
-    pub file: String,
-    /// At least one.
-    pub faults: Vec<Diagnostic>,
-}
-
-impl Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, key, message } = self;
-        let colon = if key.is_empty() { "" } else { ": " };
-        write!(f, "{line}: {key}{colon}{message}")
-    }
-}
-
-impl Faults {
-    fn first(&self, max: usize) -> String {
-        let faults = self.faults.iter().take(max);
-        let lines: Vec<String> = faults.map(|it| format!("{}:{it}", self.file)).collect();
-        lines.join("\n")
-    }
-
-    /// The first faults, one a line, and the number of further ones.
-    pub fn summary(&self) -> String {
-        let first = self.first(MAX_SHOWN);
-        match self.faults.len().saturating_sub(MAX_SHOWN) {
-            0 => first,
-            more => format!("{first}\nand {more} more"),
-        }
-    }
-}
 
 /// Reads a document: passes its root to `schema`, which returns `None` only after it reported a fault. `file` is the
 /// document's name in faults.
@@ -73,32 +30,63 @@ pub(crate) fn read<T>(
     bytes: &[u8],
     schema: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Faults> {
-    let text = String::from_utf8_lossy(bytes);
-    let document = Document::new(&text);
-    let value = match str::from_utf8(bytes) {
-        Ok(_) => document.read(schema),
-        Err(error) => {
-            let at = error.valid_up_to();
-            document.fault(&(at..at), "", "is not UTF-8");
-            None
-        }
+    let Ok(text) = str::from_utf8(bytes) else {
+        return Err(not_utf8(file, bytes));
     };
-    let mut faults = document.faults.into_inner();
-    match value {
-        Some(value) if faults.is_empty() => Ok(value),
-        _ => {
-            faults.sort_by_key(|fault| fault.line);
-            let file = file.to_owned();
-            Err(Faults { file, faults })
-        }
+    let whole = Excerpt::whole(text);
+    let document = Document::new(&whole);
+    let value = document.read(schema);
+    document.into_result(file, value)
+}
+
+/// As [`read`], for a document in which one table may have a million tables: they are parsed one after the other.
+/// `schema` reads them by [`Section::for_each_table`].
+pub(crate) fn read_split<T>(
+    file: &str,
+    bytes: &[u8],
+    parent: &str,
+    schema: impl FnOnce(&Section<'_>) -> Option<T>,
+) -> Result<T, Faults> {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return Err(not_utf8(file, bytes));
+    };
+    let split = Split::of(text, parent);
+    let rest = split.rest();
+    let document = Document {
+        split: Some(&split),
+        ..Document::new(&rest)
+    };
+    let mut is_broken = true;
+    let value = document.read(|root| {
+        is_broken = false;
+        schema(root)
+    });
+    if is_broken {
+        // The schema did not read the tables. They may have faults of syntax, too.
+        document.for_each_table(|table| table.read(|_| Some(())));
+    }
+    document.into_result(file, value)
+}
+
+fn not_utf8(file: &str, bytes: &[u8]) -> Faults {
+    let valid = bytes.utf8_chunks().next().map_or(0, |it| it.valid().len());
+    let before = bytes[..valid].iter().filter(|byte| **byte == b'\n');
+    Faults {
+        file: file.to_owned(),
+        faults: vec![Diagnostic {
+            line: 1 + before.count(),
+            key: String::new(),
+            message: "is not UTF-8".to_owned(),
+        }],
     }
 }
 
 /// The paths of all keys that `schema` reads of this document.
 pub(crate) fn keys<T>(text: &str, schema: impl FnOnce(&Section<'_>) -> Option<T>) -> Vec<String> {
+    let whole = Excerpt::whole(text);
     let document = Document {
         keys: Some(RefCell::default()),
-        ..Document::new(text)
+        ..Document::new(&whole)
     };
     document.read(schema);
     document.keys.map(RefCell::into_inner).unwrap_or_default()
@@ -106,40 +94,59 @@ pub(crate) fn keys<T>(text: &str, schema: impl FnOnce(&Section<'_>) -> Option<T>
 
 const DUPLICATE_KEY: &str = "duplicate key";
 
+/// What is parsed at once, at most: it takes 40 times as much memory.
+const MAX_PARSED_BYTES: usize = 16 << 20;
+
 struct Document<'t> {
-    text: &'t str,
+    excerpt: &'t Excerpt<'t>,
     /// Computed once: a document can have many faults.
     line_ends: OnceCell<Vec<usize>>,
+    /// Faults of the TOML itself.
+    syntax_faults: RefCell<Vec<Diagnostic>>,
+    /// Whether there are others than duplicate keys among them.
+    is_broken: Cell<bool>,
+    /// Faults that the schema reports.
     faults: RefCell<Vec<Diagnostic>>,
     /// The table of an absent section.
     empty: DeTable<'t>,
     /// The keys that were read, if they are collected.
     keys: Option<RefCell<Vec<String>>>,
+    /// The tables that are not in the excerpt.
+    split: Option<&'t Split<'t>>,
 }
 
 impl<'t> Document<'t> {
-    fn new(text: &'t str) -> Self {
+    fn new(excerpt: &'t Excerpt<'t>) -> Self {
         Self {
-            text,
+            excerpt,
             line_ends: OnceCell::new(),
+            syntax_faults: RefCell::default(),
+            is_broken: Cell::new(false),
             faults: RefCell::default(),
             empty: DeTable::new(),
             keys: None,
+            split: None,
         }
     }
 
     fn read<T>(&self, schema: impl FnOnce(&Section<'_>) -> Option<T>) -> Option<T> {
-        let (root, errors) = DeTable::parse_recoverable(self.text);
-        let mut is_broken = false;
+        let text = &self.excerpt.text;
+        if text.len() > MAX_PARSED_BYTES {
+            let message = match self.split {
+                Some(_) => {
+                    "more than 16 MiB are outside of the tables that are read one after the other"
+                }
+                None => "the table is larger than 16 MiB",
+            };
+            self.syntax_fault(&(0..1), message);
+            return None;
+        }
+        let (root, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
-            let span = error.span().unwrap_or_default();
-            let is_duplicate = error.message() == DUPLICATE_KEY;
-            let key = self.text.get(span.clone()).filter(|_| is_duplicate);
-            self.fault(&span, key.unwrap_or_default(), error.message());
-            is_broken |= !is_duplicate;
+            self.syntax_fault(&error.span().unwrap_or_default(), error.message());
         }
         // A table recovered from broken syntax has gaps, which the schema would report as further faults.
-        if is_broken {
+        if self.is_broken.get() {
             return None;
         }
         let root = Place {
@@ -151,21 +158,68 @@ impl<'t> Document<'t> {
         schema(&root)
     }
 
-    fn line(&self, span: &Range<usize>) -> usize {
-        let ends = self.line_ends.get_or_init(|| {
-            let ends = self.text.match_indices('\n');
-            ends.map(|(at, _)| at).collect()
-        });
-        1 + ends.partition_point(|end| *end < span.start)
+    /// Passes on each of the split's tables, and takes its faults.
+    fn for_each_table(&self, mut read: impl FnMut(&Document<'_>) -> Option<()>) {
+        for excerpt in self.split.iter().flat_map(|split| split.tables()) {
+            let table = Document::new(&excerpt);
+            read(&table);
+            let is_broken = self.is_broken.get() || table.is_broken.get();
+            self.is_broken.set(is_broken);
+            let syntax_faults = table.syntax_faults.into_inner();
+            self.syntax_faults.borrow_mut().extend(syntax_faults);
+            self.faults.borrow_mut().extend(table.faults.into_inner());
+        }
     }
 
-    fn fault(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
-        let fault = Diagnostic {
+    fn into_result<T>(self, file: &str, value: Option<T>) -> Result<T, Faults> {
+        let mut faults = self.syntax_faults.into_inner();
+        if !self.is_broken.get() {
+            faults.append(&mut self.faults.into_inner());
+        }
+        match value {
+            Some(value) if faults.is_empty() => Ok(value),
+            _ => {
+                faults.sort_by_key(|fault| fault.line);
+                let file = file.to_owned();
+                Err(Faults { file, faults })
+            }
+        }
+    }
+
+    fn line(&self, span: &Range<usize>) -> usize {
+        // The root's, wherever its first part stands.
+        if span.end == 0 {
+            return 1;
+        }
+        let ends = self.line_ends.get_or_init(|| {
+            let ends = self.excerpt.text.match_indices('\n');
+            ends.map(|(at, _)| at).collect()
+        });
+        let before = |place| ends.partition_point(|end| *end < place);
+        let (start, line) = self.excerpt.part_at(span.start);
+        line + before(span.start) - before(start)
+    }
+
+    fn diagnostic(&self, span: &Range<usize>, key: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic {
             line: self.line(span),
             key: key.to_owned(),
             message: message.into(),
-        };
+        }
+    }
+
+    fn fault(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
+        let fault = self.diagnostic(span, key, message);
         self.faults.borrow_mut().push(fault);
+    }
+
+    fn syntax_fault(&self, span: &Range<usize>, message: &str) {
+        let is_duplicate = message == DUPLICATE_KEY;
+        let key = self.excerpt.text.get(span.clone());
+        let key = key.filter(|_| is_duplicate).unwrap_or_default();
+        let fault = self.diagnostic(span, key, message);
+        self.syntax_faults.borrow_mut().push(fault);
+        self.is_broken.set(self.is_broken.get() || !is_duplicate);
     }
 }
 
@@ -330,6 +384,51 @@ impl<'d> Section<'d> {
             let value = value.get_ref();
             (name, Entry { place, value })
         })
+    }
+
+    /// The highest number of tables for which [`for_each_table`](Self::for_each_table) may call.
+    pub(crate) fn max_tables(&self) -> usize {
+        self.place.document.split.map_or(0, Split::max_tables)
+    }
+
+    /// Reads every entry of the table of a key, also those that were split off, in no order.
+    pub(crate) fn for_each_table(&self, key: &'static str, mut read: impl FnMut(&str, &Entry<'_>)) {
+        let here = self.get(key, Entry::section);
+        for (name, entry) in here.iter().flat_map(Section::entries) {
+            read(name, &entry);
+        }
+        self.place.document.for_each_table(|table| {
+            table.read(|root| {
+                for (name, entry) in root.section(key).entries() {
+                    match here.as_ref().and_then(|here| here.conflict(name, &entry)) {
+                        Some((place, message)) => place.document.syntax_fault(&place.span, message),
+                        None => read(name, &entry),
+                    }
+                }
+                Some(())
+            })
+        });
+    }
+
+    /// Why this table can't have an entry that was split off, if so, and where that is to be reported.
+    fn conflict<'p>(
+        &'p self,
+        name: &str,
+        entry: &'p Entry<'_>,
+    ) -> Option<(Place<'p>, &'static str)> {
+        let Place { document, span, .. } = &self.place;
+        let is_inline = document.excerpt.text[span.clone()].starts_with('{');
+        if is_inline {
+            let message = "cannot extend value of type inline table with a dotted key";
+            return Some((entry.place.clone(), message));
+        }
+        let (key, _) = self.table.get_key_value(name)?;
+        let here = self.place.child(name, key.span());
+        let later = match document.line(&here.span) > entry.line() {
+            true => here,
+            false => entry.place.clone(),
+        };
+        Some((later, DUPLICATE_KEY))
     }
 
     pub(crate) fn fault(&self, message: &str) {

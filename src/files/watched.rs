@@ -9,16 +9,16 @@ use std::{
     sync::Arc,
 };
 
-use ring::digest::{SHA256, digest};
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{
-    read::{ReadError, read_file},
+    memory::{on_own_thread, return_freed},
+    read::{ReadError, read_version},
     toml::Faults,
     watcher::{FileWatcher, ReloadCause},
 };
 
-pub use super::watcher::ReloadSignal;
+pub use super::{version::Version, watcher::ReloadSignal};
 
 /// Files that hold one value together, such as a certificate and its key.
 pub(crate) struct Watched<T, E> {
@@ -55,10 +55,6 @@ pub(crate) enum Reload<T, E> {
     Unstable,
 }
 
-/// The SHA-256 of the contents. Displays as the first 12 digits of `sha256sum`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Version([u8; 32]);
-
 /// Why a TOML file is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -85,8 +81,9 @@ where
         load: impl Fn(Contents) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<(T, Self), E> {
         let files: Arc<[PathBuf]> = files.into_iter().collect();
-        let (version, contents) = read_files(&files, max_bytes);
-        let value = load(contents)?;
+        let (version, contents) = on_own_thread(|| read_files(&files, max_bytes));
+        let value = on_own_thread(|| load(contents))?;
+        return_freed();
         let watched = Self {
             watcher: FileWatcher::new(files),
             max_bytes,
@@ -110,7 +107,7 @@ where
     {
         Self::open([file.to_owned()], max_bytes, move |contents| {
             let bytes: Result<Vec<_>, ReadError> = contents.into_iter().collect();
-            load(&bytes?.concat())
+            load(&bytes?[0])
         })
     }
 
@@ -135,7 +132,9 @@ where
         loop {
             let is_requested = self.watcher.changed().await == ReloadCause::Requested;
             let (files, max_bytes) = (Arc::clone(&self.watcher.files), self.max_bytes);
-            let read = spawn_blocking(move || read_files(&files, max_bytes)).await;
+            let read = move || on_own_thread(|| read_files(&files, max_bytes));
+            let read = spawn_blocking(read).await;
+            return_freed();
             let stable = read.ok().filter(|(_, contents)| is_stable(contents));
             let was_unstable = mem::replace(&mut self.was_unstable, stable.is_none());
             let reload = match stable {
@@ -160,7 +159,8 @@ where
     async fn load(&mut self, version: Version, contents: Contents) -> Reload<T, E> {
         self.last = version;
         let load = Arc::clone(&self.load);
-        let loaded = spawn_blocking(move || load(contents)).await;
+        let loaded = spawn_blocking(move || on_own_thread(|| load(contents))).await;
+        return_freed();
         match loaded.unwrap_or_else(|panicked| Err(panicked.into())) {
             Ok(value) => {
                 self.previous = mem::replace(&mut self.version, version);
@@ -177,18 +177,9 @@ where
 }
 
 fn read_files(files: &[PathBuf], max_bytes: u64) -> (Version, Contents) {
-    let contents = files.iter().map(|file| read_file(file, max_bytes));
-    let contents: Contents = contents.collect();
-    let versions = contents.iter().map(|read| match read {
-        Ok(bytes) => Version::of(bytes).0,
-        Err(error) => Version::of(error.to_string().as_bytes()).0,
-    });
-    let versions: Vec<[u8; 32]> = versions.collect();
-    let version = match versions[..] {
-        [single] => Version(single),
-        _ => Version::of(&versions.concat()),
-    };
-    (version, contents)
+    let read = files.iter().map(|file| read_version(file, max_bytes));
+    let (versions, contents): (Vec<_>, _) = read.unzip();
+    (Version::of_all(&versions), contents)
 }
 
 fn is_stable(contents: &[Result<Vec<u8>, ReadError>]) -> bool {
@@ -203,24 +194,6 @@ impl LoadError {
             Self::Faulty(faults) => Some(faults.faults.len()),
             Self::Unreadable(_) | Self::Panicked(_) => None,
         }
-    }
-}
-
-impl Version {
-    const SHOWN_BYTES: usize = 6;
-
-    /// The version of one file's bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        let digest = digest(&SHA256, bytes);
-        let digest = digest.as_ref().try_into();
-        Self(digest.expect("a SHA-256 has 32 bytes"))
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0[..Self::SHOWN_BYTES].iter();
-        shown.try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -266,10 +239,5 @@ mod tests {
         assert!(matches!(loaded, Reload::Loaded(b'2')));
         assert_eq!(version, Version::of(b"1"));
         assert!(matches!(next("1", false).await.0, Reload::Restored));
-    }
-
-    #[test]
-    fn a_version_is_the_beginning_of_the_sha_256_of_the_text() {
-        assert_eq!(Version::of(b"abc").to_string(), "ba7816bf8f01");
     }
 }

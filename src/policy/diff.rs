@@ -238,9 +238,10 @@ fn org_changes(before: &Organization, after: &Organization) -> String {
 /// The shares of an organization that another one does not have like that: "p of large 40%".
 fn shares<'o>(org: &'o Organization, other: &'o Organization) -> impl Iterator<Item = String> + 'o {
     let only = org
+        .options()
         .shares
         .iter()
-        .filter(|(id, portion)| other.shares.get(*id) != Some(*portion));
+        .filter(|(id, portion)| other.options().shares.get(*id) != Some(*portion));
     only.map(|(ShareId { pool, project }, portion)| format!("{project} of {pool} {portion}"))
 }
 
@@ -259,8 +260,11 @@ fn organization(org: &Organization) -> [(&'static str, Option<String>); 6] {
             Some(org.zero_data_retention.to_string()),
         ),
         ("enterprise", Some(org.enterprise.to_string())),
-        ("margin", org.margin.map(|it| it.to_string())),
-        ("notify_at", org.thresholds.map(|it| it.to_string())),
+        ("margin", org.options().margin.map(|it| it.to_string())),
+        (
+            "notify_at",
+            org.options().thresholds.map(|it| it.to_string()),
+        ),
     ]
 }
 

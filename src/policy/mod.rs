@@ -14,11 +14,7 @@ mod thresholds;
 mod warnings;
 mod watch;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
 
@@ -26,7 +22,6 @@ pub use self::{
     diff::{Diff, Truncated},
     models::{ComparedModel, ModelEntry},
     programs::{BuiltinProgram, PROGRAMS},
-    schema::MAX_BYTES,
     shares::Shares,
     watch::{PolicySource, PolicyStatus},
 };
@@ -47,6 +42,13 @@ use crate::{
 pub const BUILTIN_NAME: &str = "built-in";
 
 const BUILTIN_TEXT: &str = include_str!("builtin.toml");
+
+/// The setting `policy_bytes`: the size of the largest policy file. A million organizations with names of 28 bytes take
+/// 67 MB.
+pub const DEFAULT_FILE_BYTES: u64 = 128 << 20;
+
+/// The least and the most that the setting may be.
+pub const FILE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
 
 /// A validated policy. Look-ups cost the same with ten organizations and with 100,000.
 #[derive(Debug)]
@@ -122,6 +124,13 @@ pub struct Organization {
     pub zero_data_retention: bool,
     /// An enterprise plan: nothing of it is free.
     pub enterprise: bool,
+    /// In a box, and only if it has any: a policy may have a million organizations.
+    options: Option<Box<OrganizationOptions>>,
+}
+
+/// What few organizations have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrganizationOptions {
     /// Its own margin, in place of the pools' and the programme's.
     pub margin: Option<Portion>,
     /// At which parts of its allowances notices are due, in place of the usual ones.
@@ -135,8 +144,8 @@ pub struct Organization {
 pub enum DataSharing {
     /// All of them.
     All,
-    /// These.
-    Selected(HashSet<ProjectId>),
+    /// These, ordered by name.
+    Selected(Box<[ProjectId]>),
     /// None: the organization is not enrolled.
     Off,
 }
@@ -316,7 +325,7 @@ impl Policy {
         };
         let terms = match (not_enrolled, org.own()) {
             (Some(_), _) => &self.no_terms,
-            (None, _) if !org.shares.is_empty() => &self.shared_terms[id],
+            (None, _) if !org.options().shares.is_empty() => &self.shared_terms[id],
             (None, Some(own)) => &self.own_terms[&(org.tier, own)],
             (None, None) => &self.tiers[&org.tier],
         };
@@ -365,12 +374,26 @@ impl Assessor<'_> {
     }
 }
 
+impl OrganizationOptions {
+    const NONE: &'static Self = &Self {
+        margin: None,
+        thresholds: None,
+        shares: Shares::new(),
+    };
+}
+
 impl Organization {
+    /// What it has beside what every organization has.
+    pub fn options(&self) -> &OrganizationOptions {
+        self.options.as_deref().unwrap_or(OrganizationOptions::NONE)
+    }
+
     /// What it has in place of what its tier has, if anything.
     fn own(&self) -> Option<Own> {
+        let options = self.options();
         let own = Own {
-            margin: self.margin,
-            thresholds: self.thresholds,
+            margin: options.margin,
+            thresholds: options.thresholds,
         };
         (own != Own::NOTHING).then_some(own)
     }
@@ -381,7 +404,7 @@ impl DataSharing {
     pub fn includes(&self, project: &ProjectId) -> bool {
         match self {
             Self::All => true,
-            Self::Selected(projects) => projects.contains(project),
+            Self::Selected(projects) => projects.binary_search(project).is_ok(),
             Self::Off => false,
         }
     }

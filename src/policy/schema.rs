@@ -9,7 +9,8 @@ use indexmap::IndexMap;
 
 use self::models::ModelReader;
 use super::{
-    BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program,
+    BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, OrganizationOptions, Policy,
+    Program,
     margins::{Margins, margin},
     shares::{shares, with_shares},
     thresholds::notify_at,
@@ -27,9 +28,6 @@ const DEFAULT_MIDNIGHT_GUARD: Duration = Duration::from_secs(10 * 60);
 
 const MAX_MIDNIGHT_GUARD: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The size of the largest policy file, with some 250,000 organizations. Parsing takes 40 times as much memory.
-pub const MAX_BYTES: u64 = 16 << 20;
-
 impl Policy {
     /// Parses a policy file, which is accepted or refused as a whole. `file` is its name in faults.
     ///
@@ -46,7 +44,7 @@ impl Policy {
     ///
     /// Every fault in it.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
-        toml::read(file, bytes, policy)
+        toml::read_split(file, bytes, "orgs", policy)
     }
 }
 
@@ -84,16 +82,16 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let no_terms = terms(overflow, nothing);
     let with_shares = orgs
         .iter()
-        .filter(|(_, org)| !org.shares.is_empty())
+        .filter(|(_, org)| !org.options().shares.is_empty())
         .map(|(id, org)| {
             let own = org.own().and_then(|own| own_terms.get(&(org.tier, own)));
             (
                 id.clone(),
-                with_shares(own.unwrap_or(&tiers[&org.tier]), &org.shares),
+                with_shares(own.unwrap_or(&tiers[&org.tier]), &org.options().shares),
             )
         });
     let shared_terms = with_shares.collect();
-    let own_thresholds = orgs.values().filter_map(|org| org.thresholds);
+    let own_thresholds = orgs.values().filter_map(|org| org.options().thresholds);
     let thresholds = own_thresholds.fold(Thresholds::USUAL, Thresholds::union);
     Some(Policy {
         program,
@@ -294,15 +292,13 @@ fn orgs(
     tiers: &BTreeMap<u8, Arc<Terms>>,
     pools: &[PoolName],
 ) -> IndexMap<OrgId, Organization> {
-    let Some(section) = root.get("orgs", Entry::section) else {
-        return IndexMap::new();
-    };
-    let orgs = section.entries().filter_map(|(name, entry)| {
+    let mut orgs = IndexMap::with_capacity(root.max_tables());
+    root.for_each_table("orgs", |name, entry| {
         let id = entry.check(OrgId::parse(name));
-        let org = organization(&entry.section()?, tiers, pools)?;
-        Some((id?, org))
+        let section = entry.section();
+        let org = section.and_then(|section| organization(&section, tiers, pools));
+        orgs.extend(id.zip(org));
     });
-    let mut orgs: IndexMap<OrgId, Organization> = orgs.collect();
     orgs.sort_unstable_keys();
     orgs.shrink_to_fit();
     orgs
@@ -323,20 +319,23 @@ fn organization(
     let enterprise = section.get("enterprise", Entry::flag);
     let margin = margin(section);
     let selected = match &data_sharing {
-        Some(DataSharing::Selected(projects)) => Some(projects),
+        Some(DataSharing::Selected(projects)) => Some(&**projects),
         _ => None,
     };
     let thresholds = notify_at(section);
     let shares = shares(section, pools, selected);
     section.finish();
+    let options = OrganizationOptions {
+        margin,
+        thresholds,
+        shares,
+    };
     Some(Organization {
         tier: tier?,
         data_sharing: data_sharing?,
         zero_data_retention: zero_data_retention.unwrap_or(false),
         enterprise: enterprise.unwrap_or(false),
-        margin,
-        thresholds,
-        shares,
+        options: (options != *OrganizationOptions::NONE).then(|| Box::new(options)),
     })
 }
 
@@ -355,8 +354,9 @@ fn data_sharing(section: &Section<'_>) -> Option<DataSharing> {
             ("all", _) => Some(DataSharing::All),
             ("off", _) => Some(DataSharing::Off),
             ("selected", Some(projects)) => {
-                let projects = distinct(projects.texts()?, ProjectId::parse);
-                Some(DataSharing::Selected(projects.into_iter().collect()))
+                let mut projects = distinct(projects.texts()?, ProjectId::parse);
+                projects.sort_unstable();
+                Some(DataSharing::Selected(projects.into()))
             }
             ("selected", None) => entry.check(Err("is \"selected\", and projects is missing")),
             _ => entry.check(Err(format!(
@@ -365,3 +365,6 @@ fn data_sharing(section: &Section<'_>) -> Option<DataSharing> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Shares: the most that projects may use of a pool (docs/CONTRACT.md, "Shares").
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -33,11 +33,11 @@ pub(super) fn with_shares(terms: &Terms, shares: &Shares) -> Arc<Terms> {
 }
 
 /// Reads `[orgs.X.shares]`: for each project the same share of every pool, or those of some pools. `selected`: the only
-/// projects that share their data.
+/// projects that share their data, ordered by name.
 pub(super) fn shares(
     section: &Section<'_>,
     pools: &[PoolName],
-    selected: Option<&HashSet<ProjectId>>,
+    selected: Option<&[ProjectId]>,
 ) -> Shares {
     let mut shares = Shares::new();
     let Some(section) = section.get("shares", Entry::section) else {
@@ -47,7 +47,7 @@ pub(super) fn shares(
         let Some(project) = entry.check(ProjectId::parse(name)) else {
             continue;
         };
-        if selected.is_some_and(|projects| !projects.contains(&project)) {
+        if selected.is_some_and(|projects| projects.binary_search(&project).is_err()) {
             entry.fault("is not among the projects that share their data");
         }
         let of_pools = portions(&entry, pools);

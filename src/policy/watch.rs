@@ -5,10 +5,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::{sync::watch, task::spawn_blocking};
 
-use super::{BUILTIN_NAME, BUILTIN_TEXT, Policy, diff::Diff, schema::MAX_BYTES};
+use super::{BUILTIN_NAME, BUILTIN_TEXT, Policy, diff::Diff};
 use crate::{
     domain::UtcDay,
     files::{
+        memory::return_freed,
         toml::Faults,
         watched::{LoadError, Reload, ReloadSignal, Version, Watched},
     },
@@ -45,12 +46,12 @@ pub struct PolicyStatus {
 const RELEASE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl PolicySource {
-    /// Reads the policy file, or takes the built-in policy if there is none. Blocks.
+    /// Reads the policy file, of at most `max_bytes`, or takes the built-in policy if there is none. Blocks.
     ///
     /// # Errors
     ///
     /// Why the file is refused.
-    pub fn open(file: Option<&Path>) -> Result<Self, LoadError> {
+    pub fn open(file: Option<&Path>, max_bytes: u64) -> Result<Self, LoadError> {
         let (name, policy, watched) = match file {
             None => (BUILTIN_NAME.to_owned(), Policy::builtin(), None),
             Some(file) => {
@@ -59,7 +60,7 @@ impl PolicySource {
                     let name = name.clone();
                     move |bytes: &[u8]| Ok(Policy::from_bytes(&name, bytes)?)
                 };
-                let (policy, watched) = Watched::open_file(file, MAX_BYTES, parse)?;
+                let (policy, watched) = Watched::open_file(file, max_bytes, parse)?;
                 (name, policy, Some(watched))
             }
         };
@@ -217,4 +218,5 @@ async fn free(policy: Arc<Policy>) {
         tokio::time::sleep(RELEASE_INTERVAL).await;
     }
     let _ = spawn_blocking(move || drop(policy)).await;
+    return_freed();
 }

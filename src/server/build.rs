@@ -31,7 +31,7 @@ use crate::{
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     let file = settings.policy.as_deref();
-    PolicySource::open(file).map_err(|refusal| {
+    PolicySource::open(file, settings.policy_bytes).map_err(|refusal| {
         let name = file.map(|file| file.display().to_string());
         anyhow!("the policy {} {refusal}", name.unwrap_or_default())
     })

@@ -19,6 +19,7 @@ use super::error::SettingsError;
 use crate::{
     files::{read::trimmed, toml::nearest},
     ledger::OnStoreFailure,
+    policy::{DEFAULT_FILE_BYTES, FILE_BYTES},
     telemetry::{logs::LogFormat, traces::OtlpEndpoint},
 };
 
@@ -62,6 +63,9 @@ pub struct ServeArgs {
     /// The policy file [default: the built-in policy] [env: TOLLGATE_POLICY]
     #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub policy: Option<PathBuf>,
+    /// The size of the largest policy file [default: 134217728] [env: TOLLGATE_POLICY_BYTES]
+    #[arg(long, value_name = "BYTES", value_parser = policy_bytes())]
+    pub policy_bytes: Option<u64>,
     /// Who may call, and what [default: everyone, everything] [env: TOLLGATE_CALLERS]
     #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub callers: Option<PathBuf>,
@@ -90,6 +94,7 @@ impl ServeArgs {
             http_listen: or_variable(self.http_listen, "http_listen", str::parse)?,
             store: or_variable(self.store, "store", str::parse)?,
             policy: or_variable(self.policy, "policy", str::parse)?,
+            policy_bytes: or_variable(self.policy_bytes, "policy_bytes", parse_policy_bytes)?,
             callers: or_variable(self.callers, "callers", str::parse)?,
             config: or_variable(self.config, "config", str::parse)?,
             on_store_failure: or_variable(self.on_store_failure, "on_store_failure", parse_choice)?,
@@ -112,6 +117,23 @@ fn or_variable<T, E: ToString>(
             .map(|text| parse(&text).map_err(|fault| SettingsError::value(name, fault)))
             .transpose(),
     }
+}
+
+/// The parser of the size of the largest policy file.
+pub(crate) fn policy_bytes() -> impl TypedValueParser<Value = u64> {
+    TrimmedParser(StringValueParser::new().try_map(|it| parse_policy_bytes(&it)))
+}
+
+/// The size of the largest policy file, by a flag, its variable or the default.
+pub(crate) fn policy_bytes_in_force(flag: Option<u64>) -> Result<u64, SettingsError> {
+    let bytes = or_variable(flag, "policy_bytes", parse_policy_bytes)?;
+    Ok(bytes.unwrap_or(DEFAULT_FILE_BYTES))
+}
+
+fn parse_policy_bytes(text: &str) -> Result<u64, String> {
+    let bytes = text.parse().ok().filter(|it| FILE_BYTES.contains(it));
+    let (least, most) = (FILE_BYTES.start(), FILE_BYTES.end());
+    bytes.ok_or_else(|| format!("is {text}, allowed are {least} to {most}"))
 }
 
 pub(super) fn parse_choice<T: ValueEnum>(text: &str) -> Result<T, String> {

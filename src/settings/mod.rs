@@ -26,6 +26,7 @@ use crate::{
     ledger::{GaugedOrganizations, OnStoreFailure},
     net::{Limits, ListenerTls},
     notify::WebhookUrl,
+    policy::{DEFAULT_FILE_BYTES, FILE_BYTES},
     reconcile::ReconcileSettings,
     store::{
         UsageLimits,
@@ -47,6 +48,8 @@ pub struct Settings {
     unused_passwords: Vec<(&'static str, &'static str)>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
+    /// The size of the largest policy file.
+    pub policy_bytes: u64,
     /// The callers file; none: everyone may do everything.
     pub callers: Option<PathBuf>,
     /// Who may call server reflection.
@@ -149,6 +152,9 @@ impl Settings {
             flag.or(in_file).unwrap_or_else(|| default.to_owned())
         };
         let on_store_failure = root.get_or("on_store_failure", OnStoreFailure::Error, choice);
+        let policy_bytes = root.get_or("policy_bytes", DEFAULT_FILE_BYTES, |it| {
+            it.number(*FILE_BYTES.start(), *FILE_BYTES.end())
+        });
         let otlp_endpoint = root.get("otlp_endpoint", Entry::value);
         let log_format = root.get_or("log_format", LogFormat::Auto, choice);
         let mut settings = Self {
@@ -161,6 +167,7 @@ impl Settings {
             },
             unused_passwords,
             policy: flags.policy.or(root.get("policy", Entry::value)),
+            policy_bytes: flags.policy_bytes.unwrap_or(policy_bytes),
             callers: flags.callers.or(root.get("callers", Entry::value)),
             reflection: root.get_or("reflection", ReflectionFor::Everyone, choice),
             http_api: root.get_or("http_api", false, Entry::flag),

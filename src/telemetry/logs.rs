@@ -3,7 +3,9 @@
 use std::io::{IsTerminal as _, stderr};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,23 +24,21 @@ pub enum LogFormat {
 ///
 /// The filter is invalid, or logging was started before.
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(filter)
+    let filter: Targets = filter
+        .parse()
         .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?;
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Human => false,
         LogFormat::Auto => !stderr().is_terminal(),
     };
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let logs = tracing_subscriber::registry().with(filter);
     let started = if json {
-        logs.json().flatten_event(true).try_init()
+        logs.with(lines.json().flatten_event(true)).try_init()
     } else {
-        logs.with_ansi(stderr().is_terminal())
-            .with_target(false)
-            .try_init()
+        let lines = lines.with_ansi(stderr().is_terminal());
+        logs.with(lines.with_target(false)).try_init()
     };
     started.map_err(|error| anyhow::anyhow!("logging can't be started: {error}"))
 }

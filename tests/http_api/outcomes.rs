@@ -54,7 +54,7 @@ async fn held_routes() -> (Router, HeldCalls) {
         store_kind: "memory".into(),
         call_timeout: config.call_timeout,
         ready: watch::channel(Readiness::Ready).1,
-        policy: PolicySource::open(None).unwrap().status(),
+        policy: PolicySource::open(None, 0).unwrap().status(),
         metrics: config.metrics.clone(),
         gauged: Arc::new(GaugedOrganizations::Off),
         authenticator: Authenticator::Everyone,

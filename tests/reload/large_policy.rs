@@ -47,7 +47,7 @@ async fn longest_call(mut client: Client, end: Arc<AtomicBool>) -> Duration {
     longest
 }
 
-async fn taken(service: &ReloadingService, times: usize) {
+pub(super) async fn taken(service: &ReloadingService, times: usize) {
     let begun = Instant::now();
     while service.logged(LOADED).len() < times {
         assert!(begun.elapsed() < WAIT_TIMEOUT, "{:?}", service.logged(""));

@@ -3,6 +3,7 @@
 mod changes;
 mod flapping;
 mod large_policy;
+mod policy_size;
 mod refusals;
 mod status;
 

@@ -18,7 +18,7 @@ use crate::{
 /// How to break a file, and the expected words.
 type InvalidFile = (fn(&Path), &'static [&'static str]);
 
-const TOO_LARGE: &str = "can't be read: it is larger than 16 MiB";
+const TOO_LARGE: &str = "can't be read: it is larger than 128 MiB";
 const NO_FILE: &str = "can't be read: it is no regular file";
 
 /// Ways to break a file.

@@ -27,7 +27,7 @@ async fn loads_and_refusals_are_counted_and_the_version_is_that_of_the_text() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
     fs::write(&file, policy(1)).unwrap();
-    let source = PolicySource::open(Some(&file)).unwrap();
+    let source = PolicySource::open(Some(&file), 1 << 20).unwrap();
     let mut status = source.status();
     let before = status.borrow().clone();
     assert_eq!(before.version, Version::of(policy(1).as_bytes()));

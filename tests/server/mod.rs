@@ -8,6 +8,8 @@ mod starting;
 mod stopping;
 mod stopping_streams;
 
+pub use self::settings::settings_of;
+
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,

@@ -112,7 +112,7 @@ fn the_defaults_are_those_of_the_contract() {
 }
 
 /// Parses the settings of a file without starting the service.
-pub(super) fn settings_of(text: &str) -> Result<Settings, String> {
+pub fn settings_of(text: &str) -> Result<Settings, String> {
     let file = TextFile::new(text);
     let flags = ServeArgs {
         config: Some(file.path().into()),

@@ -1,4 +1,4 @@
-use super::*;
+use super::{faults::MAX_SHOWN, *};
 
 fn faults(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
     read("x.toml", text.as_bytes(), |root| {
