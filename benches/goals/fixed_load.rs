@@ -1,4 +1,12 @@
-//! A given number of requests over streams, without measuring time.
+//! A given number of requests, without measuring time.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::stream;
@@ -12,6 +20,48 @@ use super::processes::Service;
 
 const STREAMS: u64 = 4;
 
+const CONNECTIONS: usize = 4;
+
+/// Sends the requests of these numbers one by one: a closed loop of so many callers over several connections.
+///
+/// # Errors
+///
+/// Not all were answered FREE.
+pub(crate) async fn send_by_callers(
+    callers: usize,
+    service: &Service,
+    numbers: Range<u64>,
+    request: impl Fn(u64) -> ReserveRequest + Copy + Send + 'static,
+) -> anyhow::Result<()> {
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS.min(callers) {
+        let addr = format!("http://{}", service.addr);
+        clients.push(QuotaServiceClient::connect(addr).await?);
+    }
+    let next = Arc::new(AtomicU64::new(numbers.start));
+    let mut calls = JoinSet::new();
+    for client in clients.iter().cycle().take(callers) {
+        let (mut client, next) = (client.clone(), Arc::clone(&next));
+        calls.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= numbers.end {
+                    return anyhow::Ok(());
+                }
+                let reserved = client.reserve(request(number)).await?.into_inner();
+                ensure!(
+                    reserved.verdict() == Verdict::Free,
+                    "not FREE: {reserved:?}"
+                );
+            }
+        });
+    }
+    while let Some(caller) = calls.join_next().await {
+        caller??;
+    }
+    Ok(())
+}
+
 /// Sends the requests of these numbers over several streams, and waits for their answers.
 ///
 /// # Errors
@@ -19,7 +69,7 @@ const STREAMS: u64 = 4;
 /// Not all were answered FREE.
 pub(crate) async fn send_over_streams(
     service: &Service,
-    numbers: std::ops::Range<u64>,
+    numbers: Range<u64>,
     request: fn(u64) -> ReserveRequest,
 ) -> anyhow::Result<()> {
     let mut streams = JoinSet::new();
