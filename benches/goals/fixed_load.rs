@@ -22,6 +22,17 @@ const STREAMS: u64 = 4;
 
 const CONNECTIONS: usize = 4;
 
+/// A request of the organization with this number, as those of `tollgate bench --org bench --orgs`.
+pub(crate) fn of_organization(number: u64) -> ReserveRequest {
+    ReserveRequest {
+        org: format!("bench-{number}"),
+        project: "bench".to_owned(),
+        model: "gpt-4o".to_owned(),
+        tokens: 1,
+        ..ReserveRequest::default()
+    }
+}
+
 /// Sends the requests of these numbers one by one: a closed loop of so many callers over several connections.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use tollgate::grpc::proto::ReserveRequest;
 
 use super::{
     Scale,
-    fixed_load::send_over_streams,
+    fixed_load::{of_organization, send_over_streams},
     load::{self, Target},
     log_progress,
     processes::{PolicyFile, Redis, Service},
@@ -68,7 +68,8 @@ pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Footprint> {
     if scale.wants(ORGANIZATIONS) {
         log_progress(ORGANIZATIONS);
         let count = scale.organizations;
-        let policy = PolicyFile::of((0..count).map(organization))?;
+        let names = (0..count).map(|number| format!("bench-{number}"));
+        let policy = PolicyFile::of(names.chain([organization(0)]))?;
         footprint.organizations = Some(redis_bytes(&policy, count, of_organization).await?);
     }
     if scale.wants(RESERVES_ON_MEMORY) {
@@ -203,14 +204,6 @@ fn with_id(number: u64) -> ReserveRequest {
     );
     ReserveRequest {
         request_id,
-        ..without_id(number)
-    }
-}
-
-/// The only request of an organization.
-fn of_organization(number: u64) -> ReserveRequest {
-    ReserveRequest {
-        org: organization(number),
         ..without_id(number)
     }
 }

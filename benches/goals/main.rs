@@ -138,7 +138,7 @@ async fn main() -> ExitCode {
         (None, Some(kind), Some(addr)) => {
             floods::run(kind, addr, Duration::from_millis(options.flood_lasts)).await
         }
-        _ if options.instructions => instructions::run().await,
+        _ if options.instructions => instructions::run(&Scale::of(&options)).await,
         _ => run(&options).await,
     };
     match done {

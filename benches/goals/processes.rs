@@ -99,10 +99,9 @@ impl Service {
     /// The same with TLS and the memory store; the first calls may wait for the store.
     pub(crate) async fn encrypted(tls: Encryption, policy: &PolicyFile) -> anyhow::Result<Self> {
         let addr = free_address()?;
-        let config = policy.sibling("tollgate.toml");
         let Encryption { ca, cert, key } = tls;
         let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
-        fs::write(&config, settings)?;
+        let config = policy.settings(&settings)?;
         let mut command = serve(&addr, "memory:", Some(policy));
         command.arg("--config").arg(config);
         let service = Self::listening(command, addr).await?;
@@ -115,10 +114,9 @@ impl Service {
     /// The memory store, and Envoy's Check for this organization.
     pub(crate) async fn before_envoy(policy: &PolicyFile, org: &str) -> anyhow::Result<Self> {
         let addr = free_address()?;
-        let config = policy.sibling("tollgate.toml");
         let services = "[envoy]\nservices = [\"authorization\"]";
         let settings = format!("{services}\norganization = {org:?}\nproject = \"p\"\n");
-        fs::write(&config, settings)?;
+        let config = policy.settings(&settings)?;
         let mut command = serve(&addr, "memory:", Some(policy));
         command.arg("--config").arg(config);
         Self::listening(command, addr).await
@@ -213,11 +211,14 @@ impl PolicyFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.sibling("policy.toml")
+        self.dir.path().join("policy.toml")
     }
 
-    fn sibling(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    /// Writes a settings file beside it.
+    pub(crate) fn settings(&self, settings: &str) -> anyhow::Result<PathBuf> {
+        let file = self.dir.path().join("tollgate.toml");
+        fs::write(&file, settings)?;
+        Ok(file)
     }
 
     /// Appends to the file.
