@@ -133,8 +133,8 @@ fn the_script_of_the_tests_lists_all_that_is_missing_at_once() {
     let mut bash = Command::new("/bin/bash");
     let ran = run(bash.arg(scripts.join("test")).env("PATH", &path));
     assert_eq!((ran.code, &*ran.stdout), (Some(1), ""), "{ran:?}");
-    let missing = "gcc libc6-dev g++ curl redis-server redis-sentinel redis-tools chromium chromium-driver \
-                   python3 python3-venv golang-go";
+    let missing = "gcc libc6-dev g++ curl redis-server redis-sentinel redis-tools valgrind chromium \
+                   chromium-driver python3 python3-venv golang-go";
     let command =
         format!("apt-get update && apt-get install -y --no-install-recommends {missing}\n");
     assert!(ran.stderr.ends_with(&command), "{ran:?}");

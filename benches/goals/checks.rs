@@ -1,7 +1,6 @@
 //! The cost of Envoy's Check beside that of a Reserve with an id.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +20,7 @@ use super::{
     Scale,
     load::{self, Target},
     log_progress,
-    processes::{PolicyFile, Service},
+    processes::{PolicyFile, Service, cpu_time},
 };
 
 pub(crate) const NAME: &str = "envoy check C=64";
@@ -55,8 +54,9 @@ pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Vec<CheckCost>> {
     checks(&service, &numbers, scale.warm_up).await?;
     for number in 1..=scale.rounds {
         log_progress(&format!("round {number} of {}: {NAME}", scale.rounds));
+        let reserve = load::run(target, &words, scale.load).await?.server_cpu;
         rounds.push(CheckCost {
-            reserve: load::run(target, &words, scale.load).await?.server_cpu,
+            reserve: reserve.context("the server's CPU time")?,
             check: checks(&service, &numbers, scale.load).await?,
         });
     }
@@ -117,18 +117,4 @@ fn check(number: u64) -> CheckRequest {
             ..AttributeContext::default()
         }),
     }
-}
-
-/// The CPU time of all threads of a process.
-fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let mut nanos = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // Skips a thread that has ended.
-        let Ok(account) = fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
-        let on_cpu = account.split(' ').next().context("no CPU time")?;
-        nanos += on_cpu.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(nanos))
 }

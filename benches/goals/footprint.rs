@@ -2,34 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use tollgate::{grpc::proto::ReserveRequest, policy::Policy};
+use tollgate::grpc::proto::ReserveRequest;
 
 use super::{
     Scale,
+    fixed_load::{of_organization, send_over_streams},
     load::{self, Target},
     log_progress,
     processes::{PolicyFile, Redis, Service},
-    stream_load::send_over_streams,
 };
 
 const RESERVES_ON_MEMORY: &str = "footprint of reserves on memory";
 const RESERVES_ON_REDIS: &str = "footprint of reserves on redis";
 const IDS: &str = "footprint of ids";
+const ORGANIZATIONS: &str = "footprint of organizations";
 const POLICY: &str = "footprint of a policy";
 
 /// Reserves stop after this time even if not all are done, so that a run takes minutes on any machine.
 const MAX_DURATION: Duration = Duration::from_secs(40);
 
-/// How many reserves a service answers before its policy's memory is measured.
-const WARM_UP: u64 = 20_000;
-const SETTLE_TIME: Duration = Duration::from_secs(2);
-
 /// The measurements that were selected.
 #[derive(Default)]
 pub(crate) struct Footprint {
     pub(crate) reserves: Vec<Reserves>,
-    pub(crate) ids: Option<Ids>,
+    pub(crate) ids: Option<RedisBytes>,
+    pub(crate) organizations: Option<RedisBytes>,
     pub(crate) policy: Option<LargePolicy>,
 }
 
@@ -43,8 +40,8 @@ pub(crate) struct Reserves {
     pub(crate) late_bytes: u64,
 }
 
-/// Redis' memory for recorded ids.
-pub(crate) struct Ids {
+/// Redis' memory for each of many ids, or organizations.
+pub(crate) struct RedisBytes {
     pub(crate) count: u64,
     pub(crate) bytes_each: f64,
 }
@@ -53,7 +50,6 @@ pub(crate) struct Ids {
 pub(crate) struct LargePolicy {
     pub(crate) organizations: u64,
     pub(crate) bytes_each: f64,
-    pub(crate) parsed_in: Duration,
     /// The additional latency of the longest call during a reload, in microseconds.
     pub(crate) reload_delay: f64,
 }
@@ -62,11 +58,19 @@ pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Footprint> {
     let mut footprint = Footprint::default();
     if scale.wants(POLICY) {
         log_progress(POLICY);
-        footprint.policy = Some(policy(scale.organizations, scale).await?);
+        footprint.policy = Some(large_policy(scale).await?);
     }
     if scale.wants(IDS) {
         log_progress(IDS);
-        footprint.ids = Some(ids(scale.ids).await?);
+        let policy = PolicyFile::of([organization(0)])?;
+        footprint.ids = Some(redis_bytes(&policy, scale.ids, with_id).await?);
+    }
+    if scale.wants(ORGANIZATIONS) {
+        log_progress(ORGANIZATIONS);
+        let count = scale.organizations;
+        let names = (0..count).map(|number| format!("bench-{number}"));
+        let policy = PolicyFile::of(names.chain([organization(0)]))?;
+        footprint.organizations = Some(redis_bytes(&policy, count, of_organization).await?);
     }
     if scale.wants(RESERVES_ON_MEMORY) {
         log_progress(RESERVES_ON_MEMORY);
@@ -77,7 +81,8 @@ pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Footprint> {
     }
     if scale.wants(RESERVES_ON_REDIS) {
         log_progress(RESERVES_ON_REDIS);
-        let (_redis, service) = over_redis().await?;
+        let policy = PolicyFile::of([organization(0)])?;
+        let (_redis, service) = over_redis(&policy).await?;
         let measurements = reserves("redis", &service, scale.reserves).await?;
         footprint.reserves.push(measurements);
     }
@@ -104,14 +109,19 @@ async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow
     })
 }
 
-async fn ids(count: u64) -> anyhow::Result<Ids> {
-    let (redis, service) = over_redis().await?;
+/// Redis' memory for what each of so many requests leaves.
+async fn redis_bytes(
+    policy: &PolicyFile,
+    count: u64,
+    request: fn(u64) -> ReserveRequest,
+) -> anyhow::Result<RedisBytes> {
+    let (redis, service) = over_redis(policy).await?;
     // So that counters, scripts and connections exist before.
     send_over_streams(&service, 0..1000, without_id).await?;
     let before = redis.used_bytes()?;
-    send_over_streams(&service, 0..count, with_id).await?;
+    send_over_streams(&service, 0..count, request).await?;
     let grown = redis.used_bytes()?.saturating_sub(before);
-    Ok(Ids {
+    Ok(RedisBytes {
         count,
         bytes_each: grown as f64 / count as f64,
     })
@@ -121,53 +131,47 @@ async fn ids(count: u64) -> anyhow::Result<Ids> {
 async fn reload_delay(
     service: &Service,
     policy: &PolicyFile,
-    scale: &Scale,
+    lasts: Duration,
 ) -> anyhow::Result<f64> {
     let target = Target {
         service,
         redis: None,
     };
     let one = format!("--org {} --callers 1 --connections 1", organization(0));
-    load::run(target, &one, scale.warm_up).await?;
-    let alone = load::run(target, &one, scale.load).await?.max;
+    load::run(target, &one, lasts / 4).await?;
+    let alone = load::run(target, &one, lasts).await?.max;
     let changing = async {
-        tokio::time::sleep(scale.load / 4).await;
+        tokio::time::sleep(lasts / 4).await;
         policy.append("\n[orgs.another]\ntier = 3\ndata_sharing = \"all\"\n")
     };
-    let (during_reload, changed) = tokio::join!(load::run(target, &one, scale.load), changing);
+    let (during_reload, changed) = tokio::join!(load::run(target, &one, lasts), changing);
     changed?;
     Ok((during_reload?.max - alone).max(0.0))
 }
 
-async fn policy(organizations: u64, scale: &Scale) -> anyhow::Result<LargePolicy> {
+async fn large_policy(scale: &Scale) -> anyhow::Result<LargePolicy> {
+    let organizations = scale.policy_organizations;
     let large = PolicyFile::of((0..organizations).map(organization))?;
     let small = PolicyFile::of([organization(0)])?;
-    let with_large = Service::tollgate("memory:", Some(&large)).await?;
-    let with_small = Service::tollgate("memory:", Some(&small)).await?;
-    // The allocator returns the memory of parsing after some time and some work.
-    tokio::time::sleep(SETTLE_TIME).await;
-    for service in [&with_large, &with_small] {
-        send_over_streams(service, 0..WARM_UP, without_id).await?;
-    }
-    let (more, less) = (with_large.resident_bytes()?, with_small.resident_bytes()?);
-    let text = large.text()?;
     let started = Instant::now();
-    let parsed = Policy::parse("policy.toml", &text).context("the large policy")?;
-    let parsed_in = started.elapsed();
-    anyhow::ensure!(parsed.orgs.len() as u64 == organizations);
-    let reload_delay = reload_delay(&with_large, &large, scale).await?;
+    let with_large = Service::tollgate("memory:", Some(&large)).await?;
+    let read_in = started.elapsed();
+    let with_small = Service::tollgate("memory:", Some(&small)).await?;
+    // Without any call.
+    tokio::time::sleep(scale.settle).await;
+    let (more, less) = (with_large.resident_bytes()?, with_small.resident_bytes()?);
+    // Long enough for a reload beside a caller.
+    let lasts = scale.load + 4 * read_in;
     Ok(LargePolicy {
         organizations,
-        reload_delay,
+        reload_delay: reload_delay(&with_large, &large, lasts).await?,
         bytes_each: more.saturating_sub(less) as f64 / organizations as f64,
-        parsed_in,
     })
 }
 
-async fn over_redis() -> anyhow::Result<(Redis, Service)> {
+async fn over_redis(policy: &PolicyFile) -> anyhow::Result<(Redis, Service)> {
     let redis = Redis::start().await?;
-    let policy = PolicyFile::of([organization(0)])?;
-    let service = Service::tollgate(&redis.url(), Some(&policy)).await?;
+    let service = Service::tollgate(&redis.url(), Some(policy)).await?;
     Ok((redis, service))
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
@@ -24,7 +25,7 @@ use tonic_health::pb::{
 use super::floods::certificates::Encryption;
 
 /// How long a process may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
@@ -83,21 +84,24 @@ impl Process {
 impl Service {
     /// Starts the real program, and waits until it is SERVING.
     pub(crate) async fn tollgate(store: &str, policy: Option<&PolicyFile>) -> anyhow::Result<Self> {
-        let addr = format!("127.0.0.1:{}", free_port()?);
+        let addr = free_address()?;
         let mut service = Self::listening(serve(&addr, store, policy), addr).await?;
-        let addr = &service.addr;
-        let serving = async || is_serving(addr).await.unwrap_or(false);
-        service.process.wait_until(serving).await?;
+        service.wait_until_serving().await?;
         Ok(service)
+    }
+
+    pub(crate) async fn wait_until_serving(&mut self) -> anyhow::Result<()> {
+        let addr = &self.addr;
+        let serving = async || is_serving(addr).await.unwrap_or(false);
+        self.process.wait_until(serving).await
     }
 
     /// The same with TLS and the memory store; the first calls may wait for the store.
     pub(crate) async fn encrypted(tls: Encryption, policy: &PolicyFile) -> anyhow::Result<Self> {
-        let addr = format!("127.0.0.1:{}", free_port()?);
-        let config = policy.sibling("tollgate.toml");
+        let addr = free_address()?;
         let Encryption { ca, cert, key } = tls;
         let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
-        fs::write(&config, settings)?;
+        let config = policy.settings(&settings)?;
         let mut command = serve(&addr, "memory:", Some(policy));
         command.arg("--config").arg(config);
         let service = Self::listening(command, addr).await?;
@@ -109,11 +113,10 @@ impl Service {
 
     /// The memory store, and Envoy's Check for this organization.
     pub(crate) async fn before_envoy(policy: &PolicyFile, org: &str) -> anyhow::Result<Self> {
-        let addr = format!("127.0.0.1:{}", free_port()?);
-        let config = policy.sibling("tollgate.toml");
+        let addr = free_address()?;
         let services = "[envoy]\nservices = [\"authorization\"]";
         let settings = format!("{services}\norganization = {org:?}\nproject = \"p\"\n");
-        fs::write(&config, settings)?;
+        let config = policy.settings(&settings)?;
         let mut command = serve(&addr, "memory:", Some(policy));
         command.arg("--config").arg(config);
         Self::listening(command, addr).await
@@ -121,14 +124,12 @@ impl Service {
 
     /// Starts this program as the floor.
     pub(crate) async fn floor() -> anyhow::Result<Self> {
-        let addr = format!("127.0.0.1:{}", free_port()?);
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--serve-floor", &addr]);
-        Self::listening(command, addr).await
+        let addr = free_address()?;
+        Self::listening(serve_floor(&addr)?, addr).await
     }
 
     /// Starts a server, and waits until it accepts connections.
-    async fn listening(mut command: Command, addr: String) -> anyhow::Result<Self> {
+    pub(crate) async fn listening(mut command: Command, addr: String) -> anyhow::Result<Self> {
         let mut process = Process::start(&mut command)?;
         let listening = async || TcpStream::connect(&addr).await.is_ok();
         process.wait_until(listening).await?;
@@ -155,9 +156,12 @@ impl Service {
 
 impl Redis {
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Self::start_by(redis_server()).await
+    }
+
+    /// Starts it by a command that takes the arguments of redis-server.
+    pub(crate) async fn start_by(mut command: Command) -> anyhow::Result<Self> {
         let (dir, port) = (tempfile::tempdir()?, free_port()?);
-        let program = std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into());
-        let mut command = Command::new(program);
         command
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir"])
@@ -188,15 +192,6 @@ impl Redis {
         Ok(connection)
     }
 
-    /// Deletes everything, so that a row does not slow down the next.
-    pub(crate) fn clear(&self) -> anyhow::Result<()> {
-        let mut command = redis::cmd("FLUSHALL");
-        command
-            .arg("SYNC")
-            .query::<()>(&mut self.connection()?)
-            .context("FLUSHALL")
-    }
-
     /// The bytes of its data.
     pub(crate) fn used_bytes(&self) -> anyhow::Result<u64> {
         let mut command = redis::cmd("INFO");
@@ -216,20 +211,20 @@ impl PolicyFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.sibling("policy.toml")
+        self.dir.path().join("policy.toml")
     }
 
-    fn sibling(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    /// Writes a settings file beside it.
+    pub(crate) fn settings(&self, settings: &str) -> anyhow::Result<PathBuf> {
+        let file = self.dir.path().join("tollgate.toml");
+        fs::write(&file, settings)?;
+        Ok(file)
     }
 
     /// Appends to the file.
     pub(crate) fn append(&self, text: &str) -> anyhow::Result<()> {
-        Ok(fs::write(self.path(), self.text()? + text)?)
-    }
-
-    pub(crate) fn text(&self) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(self.path())?)
+        let mut file = fs::OpenOptions::new().append(true).open(self.path())?;
+        Ok(file.write_all(text.as_bytes())?)
     }
 }
 
@@ -247,8 +242,19 @@ fn policy(organizations: impl IntoIterator<Item = String>) -> String {
     text
 }
 
+pub(crate) fn redis_server() -> Command {
+    Command::new(std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into()))
+}
+
+/// The floor, by this program.
+pub(crate) fn serve_floor(addr: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--serve-floor", addr]);
+    Ok(command)
+}
+
 /// The program as a service over plaintext.
-fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Command {
+pub(crate) fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Command {
     let mut command = program();
     command
         .args(["serve", "--listen", addr, "--http-listen", "127.0.0.1:0"])
@@ -284,6 +290,24 @@ pub(crate) fn file_store() -> anyhow::Result<(TempDir, String)> {
     let dir = tempfile::tempdir_in(directory)?;
     let store = format!("file:{}", dir.path().join("tollgate.db").display());
     Ok((dir, store))
+}
+
+/// The CPU time of all threads of a process.
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let mut nanos = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // Skips a thread that has ended.
+        let Ok(account) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let on_cpu = account.split(' ').next().context("no CPU time")?;
+        nanos += on_cpu.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+pub(crate) fn free_address() -> anyhow::Result<String> {
+    Ok(format!("127.0.0.1:{}", free_port()?))
 }
 
 /// A free port.

@@ -32,19 +32,9 @@ pub(crate) fn rows(measurements: &Measurements) -> String {
             number(Some(rate), 0),
             number(of(|stats| Some(stats.p50)), 0),
             number(of(|stats| Some(stats.p99)), 0),
-            number(of(|stats| Some(stats.server_cpu)), 2),
+            number(of(|stats| stats.server_cpu), 2),
             number(of(|stats| stats.redis_cpu), 2),
-            number(of(|stats| Some(stats.client_cpu)), 2),
-        ]);
-    }
-    let round_trips = rounds
-        .iter()
-        .filter_map(|round| Some(round.round_trip?.took));
-    if let Some(round_trip) = median(round_trips) {
-        table.add_row([
-            Cell::new("redis PING C=1"),
-            Cell::new(""),
-            number(Some(round_trip), 0),
+            number(of(|stats| stats.client_cpu), 2),
         ]);
     }
     for (name, of) in quiet_callers() {
