@@ -119,7 +119,7 @@ impl Scale {
             reserves: 10_000_000,
             ids: 1_000_000,
             organizations: 100_000,
-            policy_organizations: 100_000,
+            policy_organizations: 1_000_000,
             starts: 10,
             only,
         }
