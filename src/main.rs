@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::{
-    runtime::Builder,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
 use tollgate::{
@@ -19,15 +19,9 @@ use tollgate::{
 /// How long the program waits at its end for tasks that still run, such as a write to a disk that hangs.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// After how many tasks a thread looks for events. Each may be a turn of several calls (`net/calls.rs`), and tokio's 61
-/// of them take some ten milliseconds.
-const EVENT_INTERVAL: u32 = 16;
-
 fn main() -> ExitCode {
     let Arguments { serve, command } = Arguments::parse();
-    let mut builder = Builder::new_multi_thread();
-    let runtime = builder.enable_all().event_interval(EVENT_INTERVAL).build();
-    let done = runtime.context("no runtime").and_then(|runtime| {
+    let done = Runtime::new().context("no runtime").and_then(|runtime| {
         let done = runtime.block_on(async {
             match command.unwrap_or(Command::Serve(serve)) {
                 Command::Serve(serve) => run(serve).await,

@@ -17,7 +17,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::CatchUnwind, stream::
 use hyper::rt::Executor;
 
 /// A connection gives way to other tasks after it has ended so many calls.
-const MAX_TURN_CALLS: usize = 16;
+const MAX_TURN_CALLS: usize = 8;
 
 /// A call whose panic ends it alone.
 type ShortCall = CatchUnwind<AssertUnwindSafe<Pin<Box<dyn Future<Output = ()> + Send>>>>;

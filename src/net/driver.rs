@@ -4,7 +4,7 @@
 //! the turn, and not the task once more, for which the runtime would wake another thread.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +14,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::task::yield_now;
 
 use super::calls::Calls;
 
@@ -139,7 +140,8 @@ impl<C: GracefulConnection> Future for ConnectionDriver<C> {
         this.task.is_in_turn.store(false, Ordering::SeqCst);
         let is_ready = this.connection_waker.is_woken() || this.calls_waker.is_woken();
         if polled.is_pending() && (is_ready || this.is_cut || this.calls.have_begun()) {
-            cx.waker().wake_by_ref();
+            // Wakes this task after all that are ready now, and after those of new events.
+            let _ = pin!(yield_now()).poll(cx);
         }
         polled
     }

@@ -255,6 +255,8 @@ impl ConnectionServer {
 }
 
 fn http2_builder(limits: &Limits, executor: CallExecutor) -> http2::Builder<CallExecutor> {
+    let pending_resets = limits.streams_per_connection;
+    let pending_resets = pending_resets.saturating_add(limits.cancelled_per_second);
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
@@ -262,9 +264,9 @@ fn http2_builder(limits: &Limits, executor: CallExecutor) -> http2::Builder<Call
         .auto_date_header(false)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_list_bytes)
-        // All open calls may be cancelled before the service accepts them. At a lower limit, hyper would end the
-        // connection and all its calls.
-        .max_pending_accept_reset_streams(limits.streams_per_connection as usize)
+        // All open calls may be cancelled before the service accepts them, and as many more as the token bucket holds.
+        // At a lower limit, hyper would end the connection and all its calls.
+        .max_pending_accept_reset_streams(pending_resets as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

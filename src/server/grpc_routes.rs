@@ -1,9 +1,11 @@
 //! The services of the gRPC port.
 
+use std::sync::Arc;
+
 use axum::Router;
 use futures_util::future::Either;
 use hyper::{Request, Response, body::Incoming};
-use tonic::{body::Body, codegen::Service as _, server::NamedService as _, service::Routes};
+use tonic::{body::Body, server::NamedService as _, service::Routes};
 
 use crate::{
     grpc::{CallService, QuotaMethods},
@@ -14,13 +16,14 @@ use crate::{
 /// and boxes the service, the call and both bodies each time.
 #[derive(Clone)]
 pub(super) struct GrpcRoutes {
-    quota: CallService<QuotaMethods>,
+    quota: Arc<CallService<QuotaMethods>>,
     others: Router,
 }
 
 impl GrpcRoutes {
     pub(super) fn new(quota: CallService<QuotaMethods>, others: Routes) -> Self {
         let others = others.prepare().into_axum_router();
+        let quota = Arc::new(quota);
         Self { quota, others }
     }
 }
@@ -40,7 +43,7 @@ impl PortService for GrpcRoutes {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
         let called = match method(request.uri().path()) {
-            Some(_) => Either::Left(self.quota.clone().call(request.map(Body::new))),
+            Some(_) => Either::Left(self.quota.call_shared(request.map(Body::new))),
             None => Either::Right(PortService::call(&self.others, request)),
         };
         async {
