@@ -61,8 +61,8 @@ pub(super) struct CallTelemetry {
 /// A service in its layer.
 #[derive(Debug, Clone)]
 pub struct CallService<S> {
-    inner: S,
-    layer: CallLayer,
+    pub(super) inner: S,
+    pub(super) layer: CallLayer,
 }
 
 /// The deadline and the rights of a call, for its handler.
@@ -89,6 +89,43 @@ impl CallLayer {
     #[must_use]
     pub fn layer<S>(self, inner: S) -> CallService<S> {
         CallService { inner, layer: self }
+    }
+
+    /// Begins a call of a service, if its caller has the right to.
+    pub(super) fn begin<F>(
+        &self,
+        service: &'static str,
+        mut request: Request<Body>,
+        call: impl FnOnce(Request<Body>) -> F,
+    ) -> CallFuture<F> {
+        let deadline = CallDeadline::of(request.headers(), self.call_timeout);
+        let telemetry = self.telemetry.as_ref();
+        let record = telemetry.map(|it| CallRecord::new(it, service, &request));
+        let authorized = self.rule.authorize(&self.authenticator, service, &request);
+        let inner = match authorized {
+            Ok(permit) => {
+                let answer_by = deadline.answer_by;
+                request
+                    .extensions_mut()
+                    .insert(CallContext { answer_by, permit });
+                // tonic compresses responses for every client that accepts it. For messages as small as ours
+                // that costs more than it saves, so a response is compressed only if its request was.
+                if !is_compressed(request.headers()) {
+                    request.headers_mut().remove("grpc-accept-encoding");
+                }
+                // The method may begin here already, before the first poll.
+                let _current = record.as_ref().and_then(CallRecord::enter);
+                Either::Left(call(request))
+            }
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        };
+        CallFuture {
+            inner,
+            record,
+            ends_at: deadline.ends_at,
+            timer: None,
+            malformed: None,
+        }
     }
 }
 
@@ -117,38 +154,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let layer = &self.layer;
-        let deadline = CallDeadline::of(request.headers(), layer.call_timeout);
-        let telemetry = layer.telemetry.as_ref();
-        let record = telemetry.map(|it| CallRecord::new(it, S::NAME, &request));
-        let inner = match layer
-            .rule
-            .authorize(&layer.authenticator, S::NAME, &request)
-        {
-            Ok(permit) => {
-                let answer_by = deadline.answer_by;
-                request
-                    .extensions_mut()
-                    .insert(CallContext { answer_by, permit });
-                // tonic compresses responses for every client that accepts it. For messages as small as ours
-                // that costs more than it saves, so a response is compressed only if its request was.
-                if !is_compressed(request.headers()) {
-                    request.headers_mut().remove("grpc-accept-encoding");
-                }
-                // The method may begin here already, before the first poll.
-                let _current = record.as_ref().and_then(CallRecord::enter);
-                Either::Left(self.inner.call(request))
-            }
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
-        };
-        CallFuture {
-            inner,
-            record,
-            ends_at: deadline.ends_at,
-            timer: None,
-            malformed: None,
-        }
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { inner, layer } = self;
+        layer.begin(S::NAME, request, |request| inner.call(request))
     }
 }
 

@@ -21,7 +21,7 @@ use tonic::{
 
 use super::{
     authorization::{AccessRule, Permit},
-    call::{CallContext, CallLayer, CallService, CallTelemetry},
+    call::{CallContext, CallFuture, CallLayer, CallService, CallTelemetry},
     convert, external_changes,
     organizations::{organization_page, organizations_response},
     proto::{
@@ -113,11 +113,32 @@ impl Service<http::Request<Body>> for QuotaMethods {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.call_shared(request)
+    }
+}
+
+impl CallService<QuotaMethods> {
+    /// Like [`Service::call`], of a service that all threads share: a clone for each call would count references, for
+    /// which processors wait for each other.
+    pub fn call_shared(
+        &self,
+        request: http::Request<Body>,
+    ) -> CallFuture<BoxFuture<http::Response<Body>, Infallible>> {
+        let call = |request| self.inner.call_shared(request);
+        self.layer.begin(QuotaMethods::NAME, request, call)
+    }
+}
+
+impl QuotaMethods {
+    fn call_shared(
+        &self,
+        request: http::Request<Body>,
+    ) -> BoxFuture<http::Response<Body>, Infallible> {
         let service = match request.uri().path().ends_with("/Estimate") {
-            true => &mut self.estimate,
-            false => &mut self.other,
+            true => &self.estimate,
+            false => &self.other,
         };
-        service.call(request)
+        service.clone().call(request)
     }
 }
 

@@ -279,7 +279,8 @@ impl Ledger {
             self.backend.breaker.admit(Access::Decide).await?;
             self.queue.decide(org, request).await?.try_into()
         };
-        self.answer(decided).await
+        // On the heap: it is large, and moved several times until its first poll.
+        self.answer(Box::pin(decided)).await
     }
 
     async fn answer<T>(

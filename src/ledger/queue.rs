@@ -1,9 +1,9 @@
 //! Group commit: requests that wait for the store are decided together.
 //!
 //! Each organization has at most one call to the store under way, and the store a few. A request that can begin
-//! a call does so at once: nothing waits to make a batch larger. Requests that arrive meanwhile wait for the end
-//! of a call. The next call takes the pending requests of every organization without a call under way, in the
-//! order of their arrival, and assesses them then.
+//! a call does so at once, with the others that its task submits: nothing waits to make a batch larger. Requests that
+//! arrive meanwhile wait for the end of a call. The next call takes the pending requests of every organization without
+//! a call under way, in the order of their arrival, and assesses them then.
 //!
 //! A call runs in a task of its own, so a write that was sent is completed even if its callers go away. A pending
 //! request whose caller has gone away is dropped, unsent.
@@ -14,9 +14,9 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
 };
 
-use futures_util::FutureExt as _;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -62,6 +62,8 @@ struct QueueState {
     ready: VecDeque<OrgId>,
     waiting: usize,
     calls: usize,
+    /// The threads whose next task is one of these calls, which takes the requests that are ready then.
+    forming: Vec<ThreadId>,
 }
 
 impl Queue {
@@ -80,14 +82,12 @@ impl Queue {
             let mut results = self.decide_directly(org, vec![request]).await;
             return results.pop().expect("a result for each request");
         }
-        let (reply, call) = {
+        let reply = {
             let mut state = self.state();
             let reply = state.push(org, request, self.max_waiting)?;
-            (reply, self.next_call(&mut state))
+            self.begin_call(state);
+            reply
         };
-        if let Some(call) = call {
-            call.begin();
-        }
         wait_for(reply).await
     }
 
@@ -125,12 +125,7 @@ impl Queue {
             state.push(org, Request::Reserve(request), self.max_waiting)
         });
         let replies = replies.collect();
-        let mut call = self.next_call(&mut state);
-        drop(state);
-        while let Some(next) = call {
-            next.begin();
-            call = self.next_call(&mut self.state());
-        }
+        self.begin_call(state);
         replies
     }
 
@@ -174,11 +169,18 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next call, if requests are ready and another call is allowed.
-    fn next_call(self: &Arc<Self>, state: &mut QueueState) -> Option<BatchCall> {
-        let may_begin = !state.ready.is_empty() && state.calls < self.limits.calls;
-        state.calls += usize::from(may_begin);
-        may_begin.then(|| BatchCall::new(Arc::clone(self)))
+    /// Begins the next call, if requests are ready and another call is allowed. It is this thread's next task, so it
+    /// takes all that the current task submits. Other threads do not wait for it.
+    fn begin_call(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState>) {
+        let thread = thread::current().id();
+        let has_requests = !state.ready.is_empty() && !state.forming.contains(&thread);
+        if has_requests && state.calls < self.limits.calls {
+            state.calls += 1;
+            state.forming.push(thread);
+            // Not under the lock: a runtime that is ending drops the call at once, which locks again.
+            drop(state);
+            tokio::spawn(BatchCall::new(Arc::clone(self), Some(thread)).run());
+        }
     }
 }
 
@@ -208,6 +210,10 @@ impl QueueState {
         queue.push_back(Pending { request, waiter });
         self.waiting += 1;
         Ok(receiver)
+    }
+
+    fn end_forming(&mut self, thread: Option<ThreadId>) {
+        self.forming.retain(|it| Some(*it) != thread);
     }
 
     /// Takes requests, organization by organization, within the limits of a call.
@@ -260,35 +266,37 @@ struct BatchCall {
     queue: Arc<Queue>,
     /// The organizations whose requests it took.
     orgs: Vec<OrgId>,
+    /// The thread whose next task it is, until it starts.
+    thread: Option<ThreadId>,
     /// Whether it started. A runtime that is ending drops it before, and would drop the next one too.
     has_started: bool,
 }
 
 impl BatchCall {
-    fn new(queue: Arc<Queue>) -> Self {
+    fn new(queue: Arc<Queue>, thread: Option<ThreadId>) -> Self {
         Self {
             queue,
             orgs: Vec::new(),
+            thread,
             has_started: false,
-        }
-    }
-
-    /// Runs it here up to its first wait, by which the command is mostly sent, and then in a task of its own.
-    fn begin(self) {
-        let mut call = Box::pin(self.run());
-        if call.as_mut().now_or_never().is_none() {
-            tokio::spawn(call);
         }
     }
 
     /// Takes the ready requests, decides them, and sends the replies.
     async fn run(mut self) {
         self.has_started = true;
-        let taken = self.queue.state().take(self.queue.limits);
+        let taken = {
+            let mut state = self.queue.state();
+            state.end_forming(self.thread.take());
+            let taken = state.take(self.queue.limits);
+            self.orgs = taken.iter().map(|(org, _)| org.clone()).collect();
+            // Those that are beyond the limits of one call.
+            self.queue.begin_call(state);
+            taken
+        };
         if taken.is_empty() {
             return;
         }
-        self.orgs = taken.iter().map(|(org, _)| org.clone()).collect();
         let (batches, waiters) = self.queue.assess(taken);
         let spans = spans(&waiters);
         let results = self.queue.backend.decide(batches, &spans).await;
@@ -314,6 +322,7 @@ impl Drop for BatchCall {
     fn drop(&mut self) {
         let mut guard = self.queue.state();
         let state = &mut *guard;
+        state.end_forming(self.thread.take());
         for org in self.orgs.drain(..) {
             match state.orgs.get(&org) {
                 Some(queue) if !queue.is_empty() => state.ready.push_back(org),
@@ -331,7 +340,7 @@ impl Drop for BatchCall {
         };
         // Not under the lock: a runtime that is ending drops the next call at once, which locks again.
         drop(guard);
-        let next = Self::new(Arc::clone(&self.queue));
+        let next = Self::new(Arc::clone(&self.queue), None);
         runtime.spawn(async move {
             // Requests that are about to be submitted join this call.
             tokio::task::yield_now().await;

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::limits::Limits;
+use super::{calls::Calls, driver::ConnectionDriver, limits::Limits};
 use crate::telemetry::metrics::{CloseReason, ConnectionRefusal};
 
 /// How long a closing connection may take to exchange GOAWAY; shorter if it makes room for another.
@@ -121,14 +121,15 @@ impl Drop for OpenCall {
     }
 }
 
-/// Drives a connection until it is closed.
+/// Drives a connection and its calls until it is closed.
 pub(crate) async fn serve(
     connection: impl GracefulConnection<Error = hyper::Error>,
+    calls: Calls,
     state: &ConnectionState,
     limits: &Limits,
     stop: &CancellationToken,
 ) -> Result<CloseReason, ConnectionRefusal> {
-    let mut connection = pin!(connection);
+    let mut connection = ConnectionDriver::new(connection, calls);
     let not_begun = async {
         sleep(limits.handshake_time).await;
         if state.has_begun() {
@@ -152,22 +153,22 @@ pub(crate) async fn serve(
     let mut draining = None;
     let why = loop {
         tokio::select! {
-            ended = connection.as_mut() => {
+            ended = &mut connection => {
                 return draining.map_or_else(|| unrequested_end(ended, state), Ok);
             }
             why = &mut closes => break why?,
             why = &mut drains, if draining.is_none() => {
                 draining = Some(why);
-                connection.as_mut().graceful_shutdown();
+                connection.graceful_shutdown();
             }
         }
     };
-    connection.as_mut().graceful_shutdown();
+    connection.graceful_shutdown();
     let (goaway_grace, call_grace) = match why {
         CloseReason::MadeRoom => (SHORT_GOAWAY_GRACE, SHORT_CALL_GRACE),
         _ => (GOAWAY_GRACE, CALL_GRACE),
     };
-    let closed = timeout(goaway_grace, connection.as_mut()).await.is_ok();
+    let closed = timeout(goaway_grace, &mut connection).await.is_ok();
     if !closed && state.idle_since().is_none() {
         let _ = timeout(call_grace, connection).await;
     }

@@ -5,15 +5,15 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{BoxError, Router};
 use http_body_util::BodyExt as _;
 use hyper::{
-    Request,
-    body::Incoming,
+    Request, Response,
+    body::{Body, Bytes, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
@@ -21,9 +21,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{either::Either, sync::CancellationToken};
-use tower_service::Service as _;
+use tower_service::Service;
 
 use super::{
+    calls::{CallExecutor, Calls},
     connection::{self, ConnectionState, OpenCall},
     limiter::ConnectionLimiter,
     limits::Limits,
@@ -39,6 +40,36 @@ use crate::{
         metrics::{CloseReason, ConnectionRefusal, Connections, PortName},
     },
 };
+
+/// What answers the requests of a port.
+pub(crate) trait PortService: Clone + Send + Sync + 'static {
+    type Body: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    /// Whether requests of this path may take long, or a thread for long.
+    fn is_long(&self, path: &str) -> bool;
+
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
+}
+
+impl PortService for Router {
+    type Body = axum::body::Body;
+
+    /// HTTP/1 has one request at a time: it holds up no others.
+    fn is_long(&self, _: &str) -> bool {
+        false
+    }
+
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + use<> {
+        let response = Service::call(&mut self.clone(), request);
+        async { response.await.unwrap_or_else(|never| match never {}) }
+    }
+}
 
 /// A port, bound but not serving yet.
 pub(crate) struct Listener {
@@ -73,7 +104,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 impl Listener {
     /// Accepts connections until `stop`, and returns when all of them have ended.
-    pub(crate) async fn serve(self, router: Router, stop: CancellationToken) {
+    pub(crate) async fn serve(self, service: impl PortService, stop: CancellationToken) {
         let Self { socket, server } = self;
         let server = Arc::new(server);
         let mut tasks = JoinSet::new();
@@ -105,8 +136,8 @@ impl Listener {
             let state = Arc::new(ConnectionState::new());
             let task = tasks.spawn({
                 let (server, state) = (Arc::clone(&server), Arc::clone(&state));
-                let (router, stop) = (router.clone(), stop.clone());
-                async move { server.serve(stream, from, router, state, &stop).await }
+                let (service, stop) = (service.clone(), stop.clone());
+                async move { server.serve(stream, from, service, state, &stop).await }
             });
             limiter.add(task.id(), state);
         }
@@ -122,12 +153,12 @@ impl ConnectionServer {
         &self,
         stream: Stream,
         from: Option<SocketAddr>,
-        router: Router,
+        service: impl PortService,
         state: Arc<ConnectionState>,
         stop: &CancellationToken,
     ) {
         let open = self.connections.opened();
-        let end = self.serve_stream(stream, from, router, state, stop).await;
+        let end = self.serve_stream(stream, from, service, state, stop).await;
         tracing::debug!(?from, ?end, "a connection ended");
         match end {
             Ok(why) => open.closed(why),
@@ -139,7 +170,7 @@ impl ConnectionServer {
         &self,
         stream: Stream,
         from: Option<SocketAddr>,
-        router: Router,
+        service: impl PortService,
         state: Arc<ConnectionState>,
         stop: &CancellationToken,
     ) -> Result<CloseReason, ConnectionRefusal> {
@@ -151,7 +182,7 @@ impl ConnectionServer {
         let stream = LingeringStream::new(stream);
         let Some(certificates) = &self.certificates else {
             let peer = Peer::on(self.port, from);
-            return self.serve_http(stream, peer, router, state, stop).await;
+            return self.serve_http(stream, peer, service, state, stop).await;
         };
         let handshake = TlsAcceptor::from(certificates.load_full()).accept(stream);
         let accepted = tokio::select! {
@@ -172,40 +203,43 @@ impl ConnectionServer {
                 ConnectionRefusal::Handshake
             })?,
         };
-        self.serve_http(stream, peer, router, state, stop).await
+        self.serve_http(stream, peer, service, state, stop).await
     }
 
     async fn serve_http(
         &self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Peer,
-        router: Router,
+        service: impl PortService,
         state: Arc<ConnectionState>,
         stop: &CancellationToken,
     ) -> Result<CloseReason, ConnectionRefusal> {
         let limits = &self.limits;
-        let peer = Arc::new(peer);
-        let calls = Arc::clone(&state);
+        let (peer, calls) = (Arc::new(peer), Calls::default());
+        let (executor, opened) = (calls.executor(), Arc::clone(&state));
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let open_call = OpenCall::new(&calls);
+            let open_call = OpenCall::new(&opened);
             request.extensions_mut().insert(Arc::clone(&peer));
-            let response = router.clone().call(request);
+            if service.is_long(request.uri().path()) {
+                executor.set_next_is_long();
+            }
+            let response = service.call(request);
             async move {
-                let response = response.await?;
                 // The closure only owns it: the call counts as open until the body is dropped.
-                let body = |body: axum::body::Body| {
+                let body = response.await.map(|body| {
                     body.inspect_err(move |_| {
                         let _ = &open_call;
                     })
-                };
-                Ok::<_, Infallible>(response.map(body))
+                });
+                Ok::<_, Infallible>(body)
             }
         });
         match self.name {
             PortName::Grpc => {
                 let io = ResetGuard::new(io, limits.cancelled_per_second, Arc::clone(&state));
-                let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &state, limits, stop).await
+                let builder = http2_builder(limits, calls.executor());
+                let connection = builder.serve_connection(TokioIo::new(io), service);
+                connection::serve(connection, calls, &state, limits, stop).await
             }
             PortName::Http => {
                 let connection = http1::Builder::new()
@@ -214,23 +248,25 @@ impl ConnectionServer {
                     .auto_date_header(false)
                     .max_buf_size(HTTP1_BUFFER.max(limits.header_list_bytes as usize))
                     .serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &state, limits, stop).await
+                connection::serve(connection, calls, &state, limits, stop).await
             }
         }
     }
 }
 
-fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(limits: &Limits, executor: CallExecutor) -> http2::Builder<CallExecutor> {
+    let pending_resets = limits.streams_per_connection;
+    let pending_resets = pending_resets.saturating_add(limits.cancelled_per_second);
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         // With a date header, hyper panics if the clock is before 1970 or past 9999, after the decision has counted.
         .auto_date_header(false)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_list_bytes)
-        // All open calls may be cancelled before the service accepts them. At a lower limit, hyper would end the
-        // connection and all its calls.
-        .max_pending_accept_reset_streams(limits.streams_per_connection as usize)
+        // All open calls may be cancelled before the service accepts them, and as many more as the token bucket holds.
+        // At a lower limit, hyper would end the connection and all its calls.
+        .max_pending_accept_reset_streams(pending_resets as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

@@ -1,6 +1,8 @@
 //! Ports: sockets, connections and their limits, TLS. Depends on neither the settings nor gRPC.
 
+mod calls;
 mod connection;
+mod driver;
 mod limiter;
 mod limits;
 mod lingering_close;
@@ -16,7 +18,7 @@ pub use self::{
     tls::{ClientCertificates, ListenerTls},
 };
 pub(crate) use self::{
-    listener::{ConnectionServer, Listener},
+    listener::{ConnectionServer, Listener, PortService},
     socket::Socket,
     tls::WatchedCertificates,
 };

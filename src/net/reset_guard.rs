@@ -1,8 +1,8 @@
 //! Limits how fast a connection is read, against floods of calls that are cancelled immediately (rapid reset).
 //!
-//! Such a call is almost free for its caller and costs the service a task. So a connection yields to other tasks after
-//! each [`MAX_TURN_BYTES`], and a token bucket delays reading from a caller that cancels too many calls. h2's own limit
-//! of pending resets would end the connection and all its calls.
+//! Such a call is almost free for its caller, and costs the service the work of a call. So a connection yields to other
+//! tasks after each [`MAX_TURN_BYTES`], and a token bucket delays reading from a caller that cancels too many calls. h2's
+//! own limit of pending resets would end the connection and all its calls.
 
 use std::{
     io,

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
-use axum::Router;
 use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
-use super::health::WatchableHealth;
+use super::{grpc_routes::GrpcRoutes, health::WatchableHealth};
 use crate::{
     auth::{self, Authenticator, CallerSet, Callers, PortSecurity},
     envoy::{self, EnvoySettings},
@@ -157,15 +156,14 @@ pub(super) async fn open_listener(
 }
 
 /// The routes of the gRPC port.
-pub(super) fn grpc_router(
+pub(super) fn grpc_routes(
     config: &QuotaServiceConfig,
     envoy: &EnvoySettings,
     reflection_for: ReflectionFor,
     health: HealthService,
-) -> anyhow::Result<Router> {
+) -> anyhow::Result<GrpcRoutes> {
     let (bytes, call_timeout) = (config.message_bytes, config.call_timeout);
     let mut services = Routes::builder();
-    services.add_service(grpc::service(config.clone()));
     envoy::add_services(&mut services, config, envoy);
     let health = HealthServer::new(WatchableHealth {
         inner: health,
@@ -187,7 +185,10 @@ pub(super) fn grpc_router(
             .add_service(layer.clone().layer(v1))
             .add_service(layer.layer(v1alpha));
     }
-    Ok(services.routes().prepare().into_axum_router())
+    Ok(GrpcRoutes::new(
+        grpc::service(config.clone()),
+        services.routes(),
+    ))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -1,6 +1,7 @@
 //! Binds, runs and drains a service.
 
 mod build;
+mod grpc_routes;
 mod health;
 mod notifier;
 mod reload;
@@ -22,7 +23,7 @@ use tonic_health::server::HealthService;
 
 use self::{
     build::{
-        authenticator, check_http_api, grpc_router, open_callers, open_listener, open_policy,
+        authenticator, check_http_api, grpc_routes, open_callers, open_listener, open_policy,
         open_store,
     },
     health::{LIVENESS, READINESS, follow_store, live_reporter, report},
@@ -214,7 +215,7 @@ impl Server {
         let not_yet = Readiness::NotReady("the store has not answered yet".to_owned());
         let (ready, is_ready) = watch::channel(not_yet);
         let health = HealthService::from_health_reporter(reporter.clone());
-        let grpc = grpc_router(&service, &self.envoy, self.reflection, health)?;
+        let grpc = grpc_routes(&service, &self.envoy, self.reflection, health)?;
         let http = http::router(HttpState {
             ledger: service.ledger.clone(),
             store_kind: self.store_kind,

@@ -25,6 +25,18 @@ async fn a_single_request_is_sent_at_once() {
 }
 
 #[tokio::test]
+async fn requests_that_a_task_submits_before_it_waits_go_together_in_order() {
+    let mut held = HeldLedger::new(4).await;
+    let mut waiting = held.ids(&["a", "b"]).await;
+    waiting.push(held.arrive(new_reserve(1).org("other")).await.unwrap());
+    let call = held.calls.next().await;
+    assert_eq!(call.ids()[0], ["a", "b"]);
+    assert_eq!(call.sizes(), [("acme", 2), ("other", 1)]);
+    call.go();
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
 async fn requests_that_arrive_during_a_call_go_together_in_the_next_in_order() {
     let mut held = HeldLedger::new(4).await;
     let ledger = held.ledger.clone();
@@ -141,8 +153,9 @@ async fn if_all_waiting_callers_left_no_call_is_made_and_the_next_goes_at_once()
 #[tokio::test]
 async fn a_caller_who_leaves_during_its_call_abandons_the_answer_and_not_the_write() {
     let mut held = HeldLedger::new(4).await;
-    drop(held.id("alone").await);
+    let alone = held.id("alone").await;
     let call = held.calls.next().await;
+    drop(alone);
     let waiting = held.ids(&["a", "b"]).await;
     call.go();
     let call = held.calls.next().await;
