@@ -85,6 +85,11 @@ async fn a_reserve_in_a_known_row_takes_one_call_of_five_commands() {
         let counts = commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
         assert_eq!(counts, [1, 1, 1, 1, 1, 1, 0, 0], "{names:?}");
     }
+    // Another replica has no component in the pool, and needs none for what it does not count there.
+    let other = redis_store(&redis);
+    let dry_run = || batch("acme", "gpt-4o", Recording::DryRun);
+    commands(&redis, &other, dry_run(), ["eval"]).await;
+    assert_eq!(commands(&redis, &other, dry_run(), ["evalsha"]).await, [1]);
     // A new row is for the other script, unless nothing is written.
     let dry_run = batch("acme", "o1", Recording::DryRun);
     assert_eq!(commands(&redis, &store, dry_run, ["evalsha"]).await, [1]);

@@ -283,7 +283,6 @@ impl Simulation {
         let received = perform(ledger, operation).await;
         let call = self.model.call(*process, operation);
         match fault {
-            Fault::DropReply if self.proxies[replica].dropped_declined() => {}
             Fault::DropReply => self.model.apply_without_reply(call),
             Fault::Hold => self.held.push((replica, call, self.day)),
             Fault::Pass | Fault::Cut | Fault::Delay(_) => {}

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream as BlockingStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ pub enum Fault {
     Pass,
     /// It never arrives, and the connection is cut.
     Cut,
-    /// It is executed, its reply is dropped, and the connection is cut.
+    /// It is executed, its reply is dropped, and the connection is cut. If it is declined, this befalls the next call.
     DropReply,
     /// The connection is cut, and the call arrives when the test says so.
     Hold,
@@ -42,8 +42,8 @@ struct Shared {
     drops_packets: watch::Sender<bool>,
     /// The number of calls in flight.
     in_flight: AtomicUsize,
-    /// Whether the last call whose reply was dropped was declined, and decided nothing.
-    dropped_declined: AtomicBool,
+    /// The fate of the next call, whatever the plan says.
+    next: Mutex<Option<Fault>>,
 }
 
 pub struct Proxy {
@@ -110,12 +110,8 @@ impl Proxy {
     /// Removes all faults, and drops held calls.
     pub fn reset(&self) {
         *self.shared.plan.lock().unwrap() = None;
+        *self.shared.next.lock().unwrap() = None;
         self.shared.held.lock().unwrap().clear();
-    }
-
-    /// Whether the last call whose reply was dropped was declined by reserve.lua: it decided nothing.
-    pub fn dropped_declined(&self) -> bool {
-        self.shared.dropped_declined.load(Ordering::SeqCst)
     }
 
     /// Delivers the first held call, and waits until it is executed. Returns whether it was declined.
@@ -141,7 +137,7 @@ impl Shared {
         let is_call = request.windows(4).any(|word| word == b"EVAL");
         let mut plan = self.plan.lock().unwrap();
         match plan.as_mut() {
-            Some(plan) if is_call => plan(),
+            Some(plan) if is_call => self.next.lock().unwrap().take().unwrap_or_else(plan),
             _ => Fault::Pass,
         }
     }
@@ -196,9 +192,12 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
                     Fault::DropReply => {
                         let _ = redis.write_all(request).await;
                         let length = redis.read(&mut replied).await.unwrap_or_default();
-                        let is_declined = is_declined(&replied[..length]);
-                        shared.dropped_declined.store(is_declined, Ordering::SeqCst);
-                        return;
+                        if !is_declined(&replied[..length]) {
+                            return;
+                        }
+                        // It decided nothing: the fault is for the call that does.
+                        *shared.next.lock().unwrap() = Some(Fault::DropReply);
+                        client.write_all(&replied[..length]).await
                     }
                 }
             }

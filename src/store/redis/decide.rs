@@ -36,11 +36,12 @@ use super::{
 use crate::{
     domain::{OrgId, UtcDay},
     store::{Batch, Decision, StoreError, ThresholdCrossing, Timestamped, UsageLimits},
+    telemetry::log_limited,
 };
 
-/// Maximum number of calls for a batch. One is declined, one decides, one adds pools that the policy no longer has and
-/// tomorrow's, one sends the snapshots. The others are for changes in between.
-const MAX_ROUNDS: usize = 6;
+/// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has and tomorrow's, or is
+/// declined, one sends the snapshots. The others are for changes in between.
+const MAX_ROUNDS: usize = 5;
 
 /// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster two organizations
 /// may be at different nodes.
@@ -139,8 +140,9 @@ impl Decider {
         *first = explained;
     }
 
-    /// Decides batches of one day in one call. Those that need pools that the policy no longer has, or the
-    /// snapshots of pools that Redis lost, are sent again with these.
+    /// Decides batches of one day in one call. Those that the script for Reserves declines are sent again to the other
+    /// one, and those that need pools that the policy no longer has, or the snapshots of pools that Redis lost, with
+    /// these.
     async fn decide_in_rounds(
         &self,
         client: &RedisClient,
@@ -260,7 +262,10 @@ impl Decider {
             true => run(&self.script).await?,
             false => match run(&self.reserve_script).await {
                 // It wrote nothing. The other one names the batch that has the cause, and decides the others.
-                Err(failed) if failed.is_of_script() => run(&self.script).await?,
+                Err(failed) if failed.is_of_script() => {
+                    log_limited!(warn, error = %StoreError::from(failed), "the script for Reserves has failed, and the other one decides");
+                    run(&self.script).await?
+                }
                 reply => reply?,
             },
         };

@@ -62,7 +62,7 @@ local function decide_operations(batch)
       its[EXTERNAL_AT] = component_at(its, EXTERNAL)
       local from, record = its[EXTERNAL_AT], its[RECORD]
       local before, counted = record[from + 3 + figure], record[from + 2]
-      record[from + 1] = math.max(record[from + 1] + 1, tonumber(time[1]) * 1000000 + tonumber(time[2]))
+      record[from + 1] = math.max(record[from + 1] + 1, now * 1000000 + tonumber(time[2]))
       record[from + 3 + figure] = args[at + 1]
       local external = math.max(record[from + 4], record[from + 5])
       record[from + 2] = external
@@ -162,7 +162,7 @@ local function start_batch(argument)
   batch.operations = ids + args[N_IDS] + args[N_LOOKUPS]
   batch.rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or NO_ROWS
   batch.pools, batch.reservations, batch.is_stale, batch.n_writes = {}, false, false, 0
-  batch.has_external, batch.carries = false, args[CARRIES_FROM] and tonumber(time[1]) >= args[CARRIES_FROM]
+  batch.has_external, batch.carries = false, args[CARRIES_FROM] and now >= args[CARRIES_FROM]
   batch.row_counts, batch.other_rows, batch.more_rows = false, false, false
 end
 

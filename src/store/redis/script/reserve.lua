@@ -1,7 +1,9 @@
--- Decides batches of Reserves without ids, which most are, as decide.lua does, with the same answers. What is rare it
--- declines: a new row or pool, a threshold that is reached, lost writes, foreign values, a missing right. The replica
--- sends such a batch to the other script. If this script fails, nothing was written, and the replica sends all of its
--- batches there.
+-- Decides batches of Reserves without ids, which most are, as decide.lua does, with the same answers. It declines a
+-- batch that has something rare, and the replica sends it to the other script:
+--   a foreign value, or lost writes
+--   a row or pool that is new, or new to the replica, and is to be written
+--   a threshold that is reached, a counter that is full, or a missing right
+-- If this script fails, nothing was written, and the replica sends all of its batches there.
 --
 -- It has no functions: Lua would create them again at each call, which costs more than what they do.
 --
@@ -9,12 +11,12 @@
 --             operations only RESERVE, DRY_RUN and SET_CLASS
 -- Rules       judge_reserve and count in rules.lua, the twin of src/domain/pool.rs
 
--- A row is an array: its counters as in rules.lua, whether it has changed, and whether it is new. A pool or a share is
--- its counters; whether it has changed; whether it is closed; what Reserves get of it, and how many free tokens reach a
--- further threshold, both less the external usage; its record; the position of the replica's own component in the
--- record, and that of the external usage, or nil; what the other components have of each counter.
+-- A row is an array of its counters as in rules.lua, and
 local CHANGED, IS_NEW = 5, 6
-local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, OTHERS = 6, 7, 8, 9, 10, 11, 11
+-- A pool or a share has its counters, CHANGED, and: whether it is closed; what Reserves get of it, and how many free
+-- tokens reach a further threshold, each without the external usage; its record; the positions in the record of the
+-- replica's own component and of the external usage, or nil; after this position the four counters before the batch.
+local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, BEFORE = 6, 7, 8, 9, 10, 11, 11
 
 local unpack, unpack_values, pack_values, call = unpack, cmsgpack.unpack, cmsgpack.pack, redis.call
 local is_allowed = redis.acl_check_cmd
@@ -35,7 +37,7 @@ for number = 2, #ARGV do
   local is_plain, pools = args[N_CLASSES] <= 512, {}
   local rows = call('HMGET', KEYS[first], unpack(args, fields + 1, classes))
   for row = 1, n_rows do
-    local text, a, b, c, d, closed, more = rows[row], nil, nil, nil, nil, nil, nil
+    local text, a, b, c, d, closed, more = rows[row]
     if text then
       a, b, c, d, closed, more = unpack_values(text)
       is_plain = is_plain and a % 1 + b % 1 + c % 1 + d % 1 == 0 and a >= 0 and b >= 0 and c >= 0 and d >= 0
@@ -47,7 +49,7 @@ for number = 2, #ARGV do
   end
   for place = 1, n_pools do
     local text, at = call('GET', KEYS[first + 1 + place]), HEADER + POOL * place
-    local record, own, seq, external_at, external = { unpack_values(text or '') }, nil, 0, nil, 0
+    local record, own, seq, external_at, external = text and { unpack_values(text) } or { false }, nil, 0, nil, 0
     local size, a, b, c, d = #record, 0, 0, 0, 0
     for from = 2, size, COMPONENT do
       local owner = record[from]
@@ -60,12 +62,12 @@ for number = 2, #ARGV do
         a, b, c, d = a + record[from + 2], b + record[from + 3], c + record[from + 4], d + record[from + 5]
       end
     end
-    if own and seq >= args[at] and a >= 0 and b >= 0 and c >= 0 and d >= 0 and size % COMPONENT == 1
+    if seq >= args[at] and a >= 0 and b >= 0 and c >= 0 and d >= 0 and size % COMPONENT == 1
       and a + b + c + d <= MAX and a % 1 + b % 1 + c % 1 + d % 1 + external % 1 == 0
       and type(record[1]) == 'boolean' then
       pools[place] = {
         a, b, c, d, false, record[1], args[at - 2] - external, args[at - 1] - external, record, own, external_at,
-        a - record[own + 2], b - record[own + 3], c - record[own + 4], d - record[own + 5],
+        a, b, c, d,
       }
     else
       is_plain = false
@@ -73,14 +75,17 @@ for number = 2, #ARGV do
   end
 
   if is_plain then
-    local count_at = n_answers + 2
-    for place = 1, n_pools do
+    local count_at
+    for place = 1, args[N_POOLS] do
       local external_at = pools[place][EXTERNAL_AT]
+      if external_at and not count_at then
+        answers[n_answers + 1], answers[n_answers + 2] = 'external', 0
+        count_at, n_answers = n_answers + 2, n_answers + 2
+      end
       if external_at then
-        n_answers = math.max(n_answers, count_at) + 2
-        answers[n_answers - 1] = args[HEADER + POOL * place - 4]
-        answers[n_answers] = pools[place][RECORD][external_at + 2]
-        answers[count_at - 1], answers[count_at] = 'external', (n_answers - count_at) / 2
+        answers[n_answers + 1] = args[HEADER + POOL * place - 4]
+        answers[n_answers + 2] = pools[place][RECORD][external_at + 2]
+        answers[count_at], n_answers = answers[count_at] + 1, n_answers + 2
       end
     end
     n_answers = n_answers + 1
@@ -98,6 +103,7 @@ for number = 2, #ARGV do
       repeat
         local is_dry_run = args[at] == DRY_RUN
         at = is_dry_run and at + 1 or at
+        -- Without a pool the target is the reason.
         local tokens, billed_for, side = args[at], target, 1
         if pool then
           billed_for = closes and pool[CLOSED] and POOL_CLOSED
@@ -125,36 +131,41 @@ for number = 2, #ARGV do
 
     -- Plans the writes.
 
-    local n, values = 0, nil
-    count_at, n_answers = n_answers + 1, n_answers + 1
+    n_answers = n_answers + 1
+    count_at, answers[n_answers] = n_answers, 0
     for place = 1, n_pools do
       local pool = pools[place]
-      if pool[CHANGED] then
+      if pool[CHANGED] and not pool[OWN] then
+        is_plain = false
+      elseif pool[CHANGED] then
         local record, own = pool[RECORD], pool[OWN]
         local seq = record[own + 1] < first_seq and first_seq or record[own + 1] + 1
         record[1], record[own + 1] = pool[CLOSED], seq
-        record[own + 2], record[own + 3] = pool[1] - pool[OTHERS + 1], pool[2] - pool[OTHERS + 2]
-        record[own + 4], record[own + 5] = pool[3] - pool[OTHERS + 3], pool[4] - pool[OTHERS + 4]
+        for value = 1, 4 do
+          record[own + 1 + value] = record[own + 1 + value] + (pool[value] - pool[BEFORE + value])
+        end
         local key, text = KEYS[first + 1 + place], pack_values(unpack(record))
         answers[n_answers + 1], answers[n_answers + 2], answers[n_answers + 3] = place, seq, text
         writes[n_writes + 1], writes[n_writes + 2] = key, text
-        n, n_answers, n_writes = n + 1, n_answers + 3, n_writes + 2
-        is_plain = is_plain and pool[1] < pool[THRESHOLD] and pool[2] <= MAX and is_allowed('SET', key, '', 'KEEPTTL')
+        answers[count_at], n_answers, n_writes = answers[count_at] + 1, n_answers + 3, n_writes + 2
+        is_plain = is_plain and pool[1] < pool[THRESHOLD] and pool[1] <= MAX and pool[2] <= MAX
+          and is_allowed('SET', key, '', 'KEEPTTL')
       end
     end
-    answers[count_at], n = n, 0
-    for at = 1, n_rows do
-      local row = rows[at]
+    local values, n_values = nil, 0
+    for place = 1, n_rows do
+      local row = rows[place]
       if row[CHANGED] then
         values = values or {}
-        values[n + 1], values[n + 2] = args[fields + at], pack_values(row[1], row[2], row[3], row[4], false)
-        n = n + 2
+        values[n_values + 1] = args[fields + place]
+        values[n_values + 2] = pack_values(row[1], row[2], row[3], row[4], false)
+        n_values = n_values + 2
         is_plain = is_plain and not row[IS_NEW] and row[1] <= MAX and row[2] <= MAX
       end
     end
     if values then
-      is_plain = is_plain and is_allowed('HSET', KEYS[first], '', '')
       writes[n_writes + 1], writes[n_writes + 2], n_writes = KEYS[first], values, n_writes + 2
+      is_plain = is_plain and is_allowed('HSET', KEYS[first], '', '')
     end
   end
   if not is_plain then
