@@ -70,9 +70,6 @@ const OF_FLOOR: [(&str, f64); 2] = [("memory C=64", 1.0), ("redis C=64", 1.1)];
 const WARM_UP: u64 = 2_000;
 const RESERVES: u64 = 8_000;
 
-/// For a Redis under callgrind on a busy machine.
-const LONG_TIMEOUTS: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"\n";
-
 /// How far a count may be from its budget. A lower one needs a lower budget, so that the next increase is seen.
 const TOLERANCE: f64 = 0.03;
 
@@ -160,12 +157,8 @@ impl Callgrind {
         let store = redis.as_ref().map_or("memory:".to_owned(), Redis::url);
         let command = match row.counted {
             Counted::Floor => self.wrap(&serve_floor(&addr)?),
-            Counted::Memory | Counted::Redis => self.wrap(&serve(&addr, &store, Some(&policy))),
-            Counted::RedisServer => {
-                let mut command = serve(&addr, &store, Some(&policy));
-                command.arg("--config").arg(policy.settings(LONG_TIMEOUTS)?);
-                command
-            }
+            Counted::Memory | Counted::Redis => self.wrap(&serve(&addr, &store, Some(&policy))?),
+            Counted::RedisServer => serve(&addr, &store, Some(&policy))?,
         };
         let mut service = Service::listening(command, addr).await?;
         if row.counted != Counted::Floor {

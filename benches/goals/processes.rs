@@ -27,6 +27,9 @@ use super::floods::certificates::Encryption;
 /// How long a process may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Settings with which a Redis on a busy machine, or under callgrind, is slow and not down.
+const LONG_TIMEOUTS: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"\n";
+
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
@@ -85,7 +88,7 @@ impl Service {
     /// Starts the real program, and waits until it is SERVING.
     pub(crate) async fn tollgate(store: &str, policy: Option<&PolicyFile>) -> anyhow::Result<Self> {
         let addr = free_address()?;
-        let mut service = Self::listening(serve(&addr, store, policy), addr).await?;
+        let mut service = Self::listening(serve(&addr, store, policy)?, addr).await?;
         service.wait_until_serving().await?;
         Ok(service)
     }
@@ -102,7 +105,7 @@ impl Service {
         let Encryption { ca, cert, key } = tls;
         let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
         let config = policy.settings(&settings)?;
-        let mut command = serve(&addr, "memory:", Some(policy));
+        let mut command = serve(&addr, "memory:", Some(policy))?;
         command.arg("--config").arg(config);
         let service = Self::listening(command, addr).await?;
         Ok(Self {
@@ -117,7 +120,7 @@ impl Service {
         let services = "[envoy]\nservices = [\"authorization\"]";
         let settings = format!("{services}\norganization = {org:?}\nproject = \"p\"\n");
         let config = policy.settings(&settings)?;
-        let mut command = serve(&addr, "memory:", Some(policy));
+        let mut command = serve(&addr, "memory:", Some(policy))?;
         command.arg("--config").arg(config);
         Self::listening(command, addr).await
     }
@@ -254,7 +257,11 @@ pub(crate) fn serve_floor(addr: &str) -> anyhow::Result<Command> {
 }
 
 /// The program as a service over plaintext.
-pub(crate) fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Command {
+pub(crate) fn serve(
+    addr: &str,
+    store: &str,
+    policy: Option<&PolicyFile>,
+) -> anyhow::Result<Command> {
     let mut command = program();
     command
         .args(["serve", "--listen", addr, "--http-listen", "127.0.0.1:0"])
@@ -262,7 +269,10 @@ pub(crate) fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Com
     if let Some(policy) = policy {
         command.arg("--policy").arg(policy.path());
     }
-    command
+    if let Some(policy) = policy.filter(|_| store.starts_with("redis:")) {
+        command.arg("--config").arg(policy.settings(LONG_TIMEOUTS)?);
+    }
+    Ok(command)
 }
 
 /// The program, without the developer's settings.
