@@ -169,8 +169,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins the next call, if requests are ready and another call is allowed. It is this thread's next task, so it
-    /// takes all that the current task submits. Other threads do not wait for it.
+    /// Begins the next call, if requests are ready and another call is allowed. It is mostly this thread's next task, so
+    /// it takes all that the current task submits. Other threads begin calls of their own, as far as that is allowed.
     fn begin_call(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState>) {
         let thread = thread::current().id();
         let has_requests = !state.ready.is_empty() && !state.forming.contains(&thread);
@@ -180,6 +180,18 @@ impl Queue {
             // Not under the lock: a runtime that is ending drops the call at once, which locks again.
             drop(state);
             tokio::spawn(BatchCall::new(Arc::clone(self), Some(thread)).run());
+        }
+    }
+
+    /// Begins calls for the requests that are beyond the limits of one: all at once, since each would wait for a turn
+    /// behind the one before it.
+    fn begin_further_calls(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState>) {
+        let needed = state.ready.len().div_ceil(self.limits.batches);
+        let calls = needed.min(self.limits.calls.saturating_sub(state.calls));
+        state.calls += calls;
+        drop(state);
+        for _ in 0..calls {
+            tokio::spawn(BatchCall::new(Arc::clone(self), None).run());
         }
     }
 }
@@ -290,8 +302,7 @@ impl BatchCall {
             state.end_forming(self.thread.take());
             let taken = state.take(self.queue.limits);
             self.orgs = taken.iter().map(|(org, _)| org.clone()).collect();
-            // Those that are beyond the limits of one call.
-            self.queue.begin_call(state);
+            self.queue.begin_further_calls(state);
             taken
         };
         if taken.is_empty() {

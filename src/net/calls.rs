@@ -90,7 +90,9 @@ impl Calls {
 impl Drop for Calls {
     /// A call that was not polled yet has the executor, which has the call.
     fn drop(&mut self) {
-        drop(mem::take(&mut self.executor.begun().short));
+        let short = mem::take(&mut self.executor.begun().short);
+        // Not under the lock, which a call may take.
+        drop(short);
     }
 }
 

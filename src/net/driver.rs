@@ -18,6 +18,9 @@ use tokio::task::yield_now;
 
 use super::calls::Calls;
 
+/// The responses of so many turns are written together.
+const TURNS_TOGETHER: usize = 8;
+
 /// A connection and its short calls.
 pub(crate) struct ConnectionDriver<C> {
     connection: Pin<Box<C>>,
@@ -25,8 +28,8 @@ pub(crate) struct ConnectionDriver<C> {
     task: Arc<DriverTask>,
     connection_waker: PartWaker,
     calls_waker: PartWaker,
-    /// Whether calls are left from the last turn.
-    is_cut: bool,
+    /// How many turns have left calls to the next one, since the last that did not.
+    cut_turns: usize,
 }
 
 /// The task in which the connection is driven.
@@ -90,7 +93,7 @@ impl<C: GracefulConnection> ConnectionDriver<C> {
             connection_waker: PartWaker::new(&task),
             calls_waker: PartWaker::new(&task),
             task,
-            is_cut: false,
+            cut_turns: 0,
         }
     }
 
@@ -101,8 +104,9 @@ impl<C: GracefulConnection> ConnectionDriver<C> {
     }
 
     fn poll_connection(&mut self) -> Poll<Result<(), C::Error>> {
-        // The responses of all calls that are ready are written together.
-        if self.is_cut || !self.connection_waker.take() {
+        // The responses of all calls that are ready are written together, if they are not too many.
+        let waits = !self.cut_turns.is_multiple_of(TURNS_TOGETHER);
+        if waits || !self.connection_waker.take() {
             return Poll::Pending;
         }
         let mut cx = Context::from_waker(&self.connection_waker.waker);
@@ -112,14 +116,15 @@ impl<C: GracefulConnection> ConnectionDriver<C> {
     fn poll_calls(&mut self) {
         // Twice: FuturesUnordered wakes its task once all its futures were polled, ready or not.
         for _ in 0..2 {
-            if !(self.calls_waker.take() || self.is_cut || self.calls.have_begun()) {
+            if !(self.calls_waker.take() || self.cut_turns > 0 || self.calls.have_begun()) {
                 return;
             }
             let mut cx = Context::from_waker(&self.calls_waker.waker);
-            self.is_cut = !self.calls.poll_turn(&mut cx);
-            if self.is_cut {
+            if !self.calls.poll_turn(&mut cx) {
+                self.cut_turns += 1;
                 return;
             }
+            self.cut_turns = 0;
         }
     }
 }
@@ -139,7 +144,7 @@ impl<C: GracefulConnection> Future for ConnectionDriver<C> {
         }
         this.task.is_in_turn.store(false, Ordering::SeqCst);
         let is_ready = this.connection_waker.is_woken() || this.calls_waker.is_woken();
-        if polled.is_pending() && (is_ready || this.is_cut || this.calls.have_begun()) {
+        if polled.is_pending() && (is_ready || this.cut_turns > 0 || this.calls.have_begun()) {
             // Wakes this task after all that are ready now, and after those of new events.
             let _ = pin!(yield_now()).poll(cx);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use futures_util::future::Either;
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use tonic::{body::Body, server::NamedService as _, service::Routes};
 
 use crate::{
@@ -42,18 +42,24 @@ impl PortService for GrpcRoutes {
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
+        // A tunnel would run outside the connection's turns.
+        let is_tunnel = request.method() == Method::CONNECT;
         let called = match method(request.uri().path()) {
             Some(_) => Either::Left(self.quota.call_shared(request.map(Body::new))),
             None => Either::Right(PortService::call(&self.others, request)),
         };
-        async {
-            match called {
+        async move {
+            let mut response = match called {
                 Either::Left(quota) => {
                     let Ok(response) = quota.await;
                     response
                 }
                 Either::Right(other) => other.await.map(Body::new),
+            };
+            if is_tunnel {
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             }
+            response
         }
     }
 }

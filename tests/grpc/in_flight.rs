@@ -14,6 +14,7 @@ use tollgate::grpc::proto::{
 use tonic::{Code, Request, Status, codegen::http, transport::Channel};
 
 use super::{Service, new_reserve, over_every_store};
+use crate::support::tollgate::Tollgate;
 
 const CALLS: u64 = 1_000;
 
@@ -174,6 +175,22 @@ async fn reserve_without_message(service: &Service) -> Code {
     let answer = timeout(WAIT_TIMEOUT, answer).await.unwrap().unwrap();
     connection.abort();
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
+}
+
+#[tokio::test]
+async fn a_tunnel_is_refused_and_its_connection_goes_on() {
+    let tollgate = Tollgate::start(&["--store", "memory:"]);
+    let stream = TcpStream::connect(&tollgate.addr).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..2 {
+        let request = http::Request::connect("example.com:443").body(()).unwrap();
+        sender = sender.ready().await.unwrap();
+        let (answer, _) = sender.send_request(request, false).unwrap();
+        let answer = timeout(WAIT_TIMEOUT, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), http::StatusCode::METHOD_NOT_ALLOWED);
+    }
+    connection.abort();
 }
 
 /// An HTTP/2 frame.
