@@ -100,7 +100,7 @@ impl Scale {
         if options.quick {
             return Self {
                 rounds: 1,
-                warm_up: Duration::from_millis(100),
+                warm_up: Duration::from_millis(300),
                 load: Duration::from_millis(400),
                 settle: Duration::from_secs(1),
                 reserves: 100_000,
