@@ -42,16 +42,16 @@ struct DriverTask {
 
 /// The waker of the connection, or of its calls.
 struct PartWaker {
-    part: Arc<Part>,
+    part: Arc<DrivenPart>,
     waker: Waker,
 }
 
-struct Part {
+struct DrivenPart {
     is_woken: AtomicBool,
     task: Arc<DriverTask>,
 }
 
-impl Wake for Part {
+impl Wake for DrivenPart {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -67,7 +67,7 @@ impl Wake for Part {
 impl PartWaker {
     /// Woken, for its first turn.
     fn new(task: &Arc<DriverTask>) -> Self {
-        let part = Arc::new(Part {
+        let part = Arc::new(DrivenPart {
             is_woken: AtomicBool::new(true),
             task: Arc::clone(task),
         });
