@@ -61,7 +61,7 @@ const ROWS: [Row; 4] = [
     row(FLOOR, Counted::Floor, 64, 63_000.0),
     row("memory C=64", Counted::Memory, 64, 72_900.0),
     row("redis C=64", Counted::Redis, 64, 72_600.0),
-    row("redis-server C=1", Counted::RedisServer, 1, 134_500.0),
+    row("redis-server C=1", Counted::RedisServer, 1, 133_500.0),
 ];
 
 /// The goals beside the floor's count.
