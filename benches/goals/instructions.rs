@@ -27,7 +27,7 @@ const REDIS: &str =
 
 /// The process whose instructions are counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Counted {
+enum CountedProcess {
     Floor,
     Memory,
     /// The service over Redis.
@@ -39,12 +39,12 @@ enum Counted {
 /// A load, and the budget of a Reserve under it.
 struct Row {
     name: &'static str,
-    counted: Counted,
+    counted: CountedProcess,
     callers: usize,
     budget: f64,
 }
 
-const fn row(name: &'static str, counted: Counted, callers: usize, budget: f64) -> Row {
+const fn row(name: &'static str, counted: CountedProcess, callers: usize, budget: f64) -> Row {
     Row {
         name,
         counted,
@@ -58,10 +58,15 @@ const FLOOR: &str = "floor C=64";
 /// A server under callgrind is slow, so that all callers wait for it on any machine. Redis decides for one caller,
 /// because with more its count depends on how they fall into batches.
 const ROWS: [Row; 4] = [
-    row(FLOOR, Counted::Floor, 64, 63_000.0),
-    row("memory C=64", Counted::Memory, 64, 72_900.0),
-    row("redis C=64", Counted::Redis, 64, 72_600.0),
-    row("redis-server C=1", Counted::RedisServer, 1, 133_500.0),
+    row(FLOOR, CountedProcess::Floor, 64, 63_000.0),
+    row("memory C=64", CountedProcess::Memory, 64, 72_900.0),
+    row("redis C=64", CountedProcess::Redis, 64, 72_600.0),
+    row(
+        "redis-server C=1",
+        CountedProcess::RedisServer,
+        1,
+        133_500.0,
+    ),
 ];
 
 /// The goals beside the floor's count.
@@ -92,7 +97,7 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<()> {
         let count = callgrind.count(row).await.context(name)?;
         counts.insert(name, count);
         let is_checked = match row.counted {
-            Counted::RedisServer => is_same_redis,
+            CountedProcess::RedisServer => is_same_redis,
             _ => is_same_program,
         };
         if !is_checked {
@@ -145,9 +150,9 @@ impl Callgrind {
     async fn count(&self, row: &Row) -> anyhow::Result<f64> {
         let policy = PolicyFile::of(["bench-0".to_owned()])?;
         let redis = match row.counted {
-            Counted::Floor | Counted::Memory => None,
-            Counted::Redis => Some(Redis::start().await?),
-            Counted::RedisServer => {
+            CountedProcess::Floor | CountedProcess::Memory => None,
+            CountedProcess::Redis => Some(Redis::start().await?),
+            CountedProcess::RedisServer => {
                 // Its timers are as rare as can be.
                 let command = self.wrap(redis_server().args(["--hz", "1"]));
                 Some(Redis::start_by(command).await?)
@@ -156,16 +161,18 @@ impl Callgrind {
         let addr = free_address()?;
         let store = redis.as_ref().map_or("memory:".to_owned(), Redis::url);
         let command = match row.counted {
-            Counted::Floor => self.wrap(&serve_floor(&addr)?),
-            Counted::Memory | Counted::Redis => self.wrap(&serve(&addr, &store, Some(&policy))?),
-            Counted::RedisServer => serve(&addr, &store, Some(&policy))?,
+            CountedProcess::Floor => self.wrap(&serve_floor(&addr)?),
+            CountedProcess::Memory | CountedProcess::Redis => {
+                self.wrap(&serve(&addr, &store, Some(&policy))?)
+            }
+            CountedProcess::RedisServer => serve(&addr, &store, Some(&policy))?,
         };
         let mut service = Service::listening(command, addr).await?;
-        if row.counted != Counted::Floor {
+        if row.counted != CountedProcess::Floor {
             service.wait_until_serving().await?;
         }
         let pid = match &redis {
-            Some(redis) if row.counted == Counted::RedisServer => redis.pid(),
+            Some(redis) if row.counted == CountedProcess::RedisServer => redis.pid(),
             _ => service.pid(),
         };
         let request = |_| of_organization(0);
