@@ -110,10 +110,11 @@ impl LoggedRequest {
         let is_stream = tag.is_ok_and(Tag::is_stream);
         match kind {
             _ if self.attempts == 0 => &[Released],
+            // Every attempt found no connection: there is no stream to leave either.
+            _ if seen.is_empty() && self.status == 503 && !self.client_left => &[Released],
             Kind::LeavesStream => &[Held],
             // It may have left when all of the answer was there.
             _ if self.client_left => &[Held, Settled],
-            _ if seen.is_empty() && self.status == 503 => &[Released],
             Kind::Answered("429") => &[Released],
             Kind::Answered("500" | "no usage") => &[Held],
             Kind::Answered("cut") if is_stream => &[Held],
