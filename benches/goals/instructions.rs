@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Stdio};
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 use tokio::process::Command;
+use tollgate::grpc::proto::ReserveRequest;
 
 use super::{
     Scale,
@@ -34,6 +35,14 @@ enum CountedProcess {
     Redis,
     /// The Redis of a service.
     RedisServer,
+    /// The same, where each Reserve has an id.
+    RedisServerWithIds,
+}
+
+impl CountedProcess {
+    fn is_redis_server(self) -> bool {
+        matches!(self, Self::RedisServer | Self::RedisServerWithIds)
+    }
 }
 
 /// A load, and the budget of a Reserve under it.
@@ -57,7 +66,7 @@ const FLOOR: &str = "floor C=64";
 
 /// A server under callgrind is slow, so that all callers wait for it on any machine. Redis decides for one caller,
 /// because with more its count depends on how they fall into batches.
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 5] = [
     row(FLOOR, CountedProcess::Floor, 64, 63_000.0),
     row("memory C=64", CountedProcess::Memory, 64, 72_900.0),
     row("redis C=64", CountedProcess::Redis, 64, 72_600.0),
@@ -66,6 +75,12 @@ const ROWS: [Row; 4] = [
         CountedProcess::RedisServer,
         1,
         133_500.0,
+    ),
+    row(
+        "redis-server ids C=1",
+        CountedProcess::RedisServerWithIds,
+        1,
+        186_500.0,
     ),
 ];
 
@@ -96,9 +111,9 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<()> {
         log_progress(&format!("instructions, {name}"));
         let count = callgrind.count(row).await.context(name)?;
         counts.insert(name, count);
-        let is_checked = match row.counted {
-            CountedProcess::RedisServer => is_same_redis,
-            _ => is_same_program,
+        let is_checked = match row.counted.is_redis_server() {
+            true => is_same_redis,
+            false => is_same_program,
         };
         if !is_checked {
             log_progress(&format!(
@@ -152,7 +167,7 @@ impl Callgrind {
         let redis = match row.counted {
             CountedProcess::Floor | CountedProcess::Memory => None,
             CountedProcess::Redis => Some(Redis::start().await?),
-            CountedProcess::RedisServer => {
+            CountedProcess::RedisServer | CountedProcess::RedisServerWithIds => {
                 // Its timers are as rare as can be.
                 let command = self.wrap(redis_server().args(["--hz", "1"]));
                 Some(Redis::start_by(command).await?)
@@ -165,20 +180,31 @@ impl Callgrind {
             CountedProcess::Memory | CountedProcess::Redis => {
                 self.wrap(&serve(&addr, &store, Some(&policy))?)
             }
-            CountedProcess::RedisServer => serve(&addr, &store, Some(&policy))?,
+            CountedProcess::RedisServer | CountedProcess::RedisServerWithIds => {
+                serve(&addr, &store, Some(&policy))?
+            }
         };
         let mut service = Service::listening(command, addr).await?;
         if row.counted != CountedProcess::Floor {
             service.wait_until_serving().await?;
         }
         let pid = match &redis {
-            Some(redis) if row.counted == CountedProcess::RedisServer => redis.pid(),
+            Some(redis) if row.counted.is_redis_server() => redis.pid(),
             _ => service.pid(),
         };
-        let request = |_| of_organization(0);
+        let has_ids = row.counted == CountedProcess::RedisServerWithIds;
+        let request = move |number: u64| ReserveRequest {
+            request_id: if has_ids {
+                number.to_string()
+            } else {
+                String::new()
+            },
+            ..of_organization(0)
+        };
+        let counted = WARM_UP..WARM_UP + RESERVES;
         send_by_callers(row.callers, &service, 0..WARM_UP, request).await?;
         control(pid, "zero").await?;
-        send_by_callers(row.callers, &service, 0..RESERVES, request).await?;
+        send_by_callers(row.callers, &service, counted, request).await?;
         control(pid, "dump").await?;
         Ok(self.take_total()? as f64 / RESERVES as f64)
     }

@@ -1,8 +1,8 @@
-//! The script for Reserves without ids (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the
-//! other script.
+//! The script for Reserves (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the other script.
 
 use tollgate::{
     domain::UtcDay,
+    ledger::Reserve,
     store::{
         Batch, Decision, Operation, Outcome, Recording, RefusalReason, Store as _, StoreError,
         redis::RedisStore,
@@ -18,12 +18,16 @@ use crate::support::{
 
 /// A batch of one Reserve of a token without an id.
 fn batch(org: &str, model: &str, recording: Recording) -> Batch {
-    let call = new_reserve(1).org(org).model(model);
+    batch_of(new_reserve(1).org(org).model(model), recording)
+}
+
+/// A batch of one Reserve.
+fn batch_of(call: Reserve, recording: Recording) -> Batch {
     let policy = policy("keep_open");
     let day = UtcDay::parse("2026-11-22").unwrap();
     let assessor = policy.assessor(&call.org, day);
     let operation = Operation::Reserve {
-        request_id: None,
+        request_id: call.request_id,
         eligibility: assessor.eligibility(&call.fields),
         fields: call.fields,
         is_listed: true,
@@ -95,6 +99,88 @@ async fn a_reserve_in_a_known_row_takes_one_call_of_five_commands() {
     assert_eq!(commands(&redis, &store, dry_run, ["evalsha"]).await, [1]);
     let new_row = batch("acme", "o1", ONCE);
     assert_eq!(commands(&redis, &store, new_row, ["evalsha"]).await, [2]);
+}
+
+const REQUESTS: &str = "tollgate:{acme}:requests:2026-11-22";
+
+/// A field of the requests of `acme`.
+fn requests_field(redis: &RedisServer, field: &str) -> Option<String> {
+    redis::from_redis_value(redis.run(&["HGET", REQUESTS, field])).unwrap()
+}
+
+/// A batch of one Reserve of `acme` with an id.
+fn batch_with_id(id: &str) -> Batch {
+    batch_of(new_reserve(1).id(id), ONCE)
+}
+
+#[tokio::test]
+async fn a_reserve_with_an_id_takes_one_call_of_eight_commands() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    let names = [
+        "evalsha", "time", "get", "set", "hmget", "hset", "expireat", "eval",
+    ];
+    // The first one of the day has a new class.
+    commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
+    commands(&redis, &store, batch_with_id("first"), names).await;
+    for id in ["a", "b"] {
+        let counts = commands(&redis, &store, batch_with_id(id), names).await;
+        assert_eq!(counts, [1, 1, 1, 1, 3, 2, 0, 0], "{names:?}");
+    }
+    let field = |field: &str| requests_field(&redis, field).unwrap();
+    assert_eq!([field("b"), field("\u{2}large")], ["F1:1", "3"]);
+    // What is known is for the other script; and so is an id that a batch has twice.
+    let known = commands(&redis, &store, batch_with_id("a"), ["evalsha"]).await;
+    assert_eq!(known, [2]);
+    let mut twice = batch_with_id("c");
+    twice.operations.extend(batch_with_id("c").operations);
+    let decided = store.decide(&[twice]).await.pop().unwrap().unwrap();
+    let Decision::Outcomes { outcomes, .. } = decided.answer else {
+        panic!("it is the same day");
+    };
+    let replayed = outcomes.iter().map(|it| match it {
+        Outcome::Reserved { replayed, .. } => *replayed,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(replayed.collect::<Vec<_>>(), [false, true]);
+    assert_eq!(field("\u{2}large"), "4");
+}
+
+#[tokio::test]
+async fn a_class_from_before_a_recovery_is_not_used_again() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    store.decide(&[batch_with_id("before")]).await;
+    redis.run(&["HSET", REQUESTS, "\u{1}", "1 1"]);
+    for id in ["a", "b"] {
+        store.decide(&[batch_with_id(id)]).await;
+        assert_eq!(requests_field(&redis, id).unwrap(), "F2:1");
+    }
+    // Now the class is known.
+    let known = commands(&redis, &store, batch_with_id("c"), ["evalsha"]).await;
+    assert_eq!(known, [1]);
+}
+
+#[tokio::test]
+async fn foreign_fields_of_requests_are_found_when_all_else_is_known() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    store.decide(&[batch_with_id("first")]).await;
+    for (field, foreign) in [("\u{1}", "abc"), ("\u{2}large", "abc"), ("a", "abc")] {
+        let before = requests_field(&redis, field);
+        redis.run(&["HSET", REQUESTS, field, foreign]);
+        let decided = store.decide(&[batch_with_id("a")]).await;
+        let [Err(StoreError::Corrupt { reason })] = &decided[..] else {
+            panic!("{field:?}: {decided:?}");
+        };
+        assert!(reason.contains(REQUESTS), "{reason}");
+        match before {
+            None => redis.run(&["HDEL", REQUESTS, field]),
+            Some(before) => redis.run(&["HSET", REQUESTS, field, &before]),
+        };
+    }
+    let decided = store.decide(&[batch_with_id("a")]).await.pop().unwrap();
+    assert_eq!(used(&decided.unwrap().answer), 2);
 }
 
 #[tokio::test]

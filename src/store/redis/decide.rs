@@ -39,9 +39,9 @@ use crate::{
     telemetry::log_limited,
 };
 
-/// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has and tomorrow's, or is
-/// declined, one sends the snapshots. The others are for changes in between.
-const MAX_ROUNDS: usize = 5;
+/// Maximum number of calls for a batch. One is declined, one adds pools that the policy no longer has and tomorrow's, one
+/// sends the snapshots, and one decides. The others are for changes in between.
+const MAX_ROUNDS: usize = 6;
 
 /// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster two organizations
 /// may be at different nodes.
@@ -67,7 +67,7 @@ const SCRIPT: &str = concat!(
     include_str!("script/decide.lua"),
 );
 
-/// The script that decides Reserves without ids.
+/// The script that decides most Reserves.
 const RESERVE_SCRIPT: &str = concat!(
     include_str!("script/call.lua"),
     include_str!("script/reserve.lua"),
@@ -80,7 +80,7 @@ pub(super) struct Decider {
     pub(super) refusals: Refusals,
     pub(super) usage_limits: UsageLimits,
     script: Script,
-    /// For calls that only have Reserves without ids.
+    /// For calls that only have Reserves.
     reserve_script: Script,
     /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
     /// is known: batches with ids name these from the start.

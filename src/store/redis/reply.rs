@@ -21,7 +21,7 @@ use crate::{
 pub enum BatchReply {
     /// It is another day by Redis' clock.
     DayChanged,
-    /// The script for Reserves without ids leaves it to the other one.
+    /// The script for Reserves leaves it to the other one.
     Declined,
     /// It needs pools or shares that it does not name.
     UnnamedPools {

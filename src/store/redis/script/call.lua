@@ -3,7 +3,7 @@
 --
 -- There are two scripts, and both begin with this file. One decides every batch: batch.lua, rules.lua (the rules,
 -- pure), recovery.lua (lost writes), pools.lua, usage.lua, reservation_rules.lua, reservations.lua and decide.lua, in
--- this order. The other, reserve.lua, decides Reserves without ids in less time, and declines what is rare.
+-- this order. The other, reserve.lua, decides Reserves in less time, and declines what is rare.
 -- A batch is judged whole before its first write: a script is atomic, but does not roll back. If a batch fails, its
 -- answer says so, and the others are decided.
 --

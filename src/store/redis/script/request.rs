@@ -53,7 +53,7 @@ pub(crate) fn head(day: UtcDay, limits: UsageLimits, replica: u64, call_number: 
 #[derive(Default)]
 pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
-    /// Whether a batch has more than Reserves without ids, or two are of one organization.
+    /// Whether a batch has more than Reserves, or two are of one organization.
     pub(crate) needs_full_script: bool,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
@@ -76,7 +76,7 @@ pub(crate) struct BatchOptions {
     pub(crate) extra: Vec<CounterId>,
     /// Whether it names tomorrow's pools, for reservations that are carried.
     pub(crate) names_tomorrow: bool,
-    /// The script for Reserves without ids declined it.
+    /// The script for Reserves declined it.
     pub(crate) needs_full_script: bool,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
@@ -105,7 +105,7 @@ impl ScriptCall {
             || options.sends_snapshots
             || names_tomorrow
             || !options.extra.is_empty()
-            || !has_only_plain_reserves(batch);
+            || !has_only_reserves(batch);
 
         let mut argument = MsgPackWriter::default();
         argument.header(batch, &ids, self.keys.len(), options);
@@ -176,18 +176,10 @@ fn share_terms(batch: &Batch, share: &ShareId) -> PoolTerms {
 /// asks for those that it needs.
 const MAX_POSSIBLE_SHARES: usize = 64;
 
-/// Whether a batch consists of Reserves without ids.
-fn has_only_plain_reserves(batch: &Batch) -> bool {
-    let is_plain = |operation: &Operation| {
-        matches!(
-            operation,
-            Operation::Reserve {
-                request_id: None,
-                ..
-            }
-        )
-    };
-    !batch.operations.is_empty() && batch.operations.iter().all(is_plain)
+/// Whether a batch has Reserves, and nothing else.
+fn has_only_reserves(batch: &Batch) -> bool {
+    let is_reserve = |it: &Operation| matches!(it, Operation::Reserve { .. });
+    !batch.operations.is_empty() && batch.operations.iter().all(is_reserve)
 }
 
 /// Whether a batch needs pools of which it has no class: an audit, and one that changes a pool itself.
@@ -254,8 +246,10 @@ impl<'b> Dictionary<'b> {
             counters.extend(snapshots.into_iter().flatten().map(|it| &it.counter));
         }
         let terms = &*batch.terms;
-        if !ids.is_empty() {
-            // A reservation may be in any of them.
+        let is_for_full_script =
+            options.needs_full_script || options.names_tomorrow || !has_only_reserves(batch);
+        if !ids.is_empty() && is_for_full_script {
+            // A known reservation may be in any of them.
             self.pools.extend(terms.pools.iter().map(|(pool, _)| pool));
         }
         let ends_reservation =

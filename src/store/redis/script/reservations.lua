@@ -364,6 +364,7 @@ end
 local function plan_reservations(batch)
   local reservations = batch.reservations
   local changes = reservations.changes[TODAY]
+  reading = requests_key(batch, TODAY)
   for place, pool in pairs(batch.pools) do
     if pool[HELD_CHANGE] ~= 0 then
       local held = tonumber(reservations.held[place]) or error('foreign held tokens')

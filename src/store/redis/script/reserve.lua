@@ -1,40 +1,45 @@
--- Decides batches of Reserves without ids, which most are, as decide.lua does, with the same answers. It declines a
--- batch that has something rare, and the replica sends it to the other script:
+-- Decides batches of Reserves, which most are, as decide.lua does, with the same answers. It declines a batch that has
+-- something rare, and the replica sends it to the other script:
 --   a foreign value, or lost writes
---   a row or pool that is new, or new to the replica, and is to be written
+--   a row, pool or class that is new, or new to the replica, and is to be written
+--   an id that is known, or is in the batch twice; or reservations that are carried into tomorrow's pools
 --   a threshold that is reached, a counter that is full, or a missing right
 -- If this script fails, nothing was written, and the replica sends all of its batches there.
 --
 -- It has no functions: Lua would create them again at each call, which costs more than what they do.
 --
 -- KEYS, ARGV  call.lua; each batch is of another organization, since all are read before the first write; of the
---             operations only RESERVE, DRY_RUN and SET_CLASS
+--             operations only Reserves and SET_CLASS
 -- Rules       judge_reserve and count in rules.lua, the twin of src/domain/pool.rs
 
 -- A row is an array of its counters as in rules.lua, and
 local CHANGED, IS_NEW = 5, 6
 -- A pool or a share has its counters, CHANGED, and: whether it is closed; what Reserves get of it, and how many free
 -- tokens reach a further threshold, each without the external usage; its record; the positions in the record of the
--- replica's own component and of the external usage, or nil; after this position the four counters before the batch.
-local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, BEFORE = 6, 7, 8, 9, 10, 11, 11
+-- replica's own component and of the external usage, or nil; after this position the four counters before the batch;
+-- how many tokens more are held.
+local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, BEFORE, HELD = 6, 7, 8, 9, 10, 11, 11, 16
 
 local unpack, unpack_values, pack_values, call = unpack, cmsgpack.unpack, cmsgpack.pack, redis.call
 local is_allowed = redis.acl_check_cmd
 local first_seq = call_number * 1024
--- The answers; and the planned writes, in turn: the key of a pool and its text, or the key of rows, with the fields and
--- texts of those that have changed.
+-- The answers; and the planned writes, in turn: the key of a pool and its text, or the key of a hash, with the fields
+-- and texts that change.
 local answers, n_answers, writes, n_writes = { time[1], time[2] }, 2, {}, 0
 
 for number = 2, #ARGV do
   local answers_before, writes_before = n_answers, n_writes
   local args = { unpack_values(ARGV[number]) }
   local closes, first, n_rows, n_pools = args[CLOSES], args[FIRST_KEY], args[N_ROWS], args[N_POOLS] + args[N_SHARES]
-  local fields = HEADER + POOL * n_pools
+  local n_ids, n_classes, fields = args[N_IDS], args[N_CLASSES], HEADER + POOL * n_pools
   local classes = fields + n_rows
+  local ids = classes + CLASS * n_classes
+  -- Before the lookups, in `args` and in `requests`.
+  local lookups = ids + n_ids
 
   -- Reads.
 
-  local is_plain, pools = args[N_CLASSES] <= 512, {}
+  local is_plain, pools, requests, recovered_before = n_classes <= 512, {}, nil, 0
   local rows = call('HMGET', KEYS[first], unpack(args, fields + 1, classes))
   for row = 1, n_rows do
     local text, a, b, c, d, closed, more = rows[row]
@@ -67,11 +72,24 @@ for number = 2, #ARGV do
       and type(record[1]) == 'boolean' then
       pools[place] = {
         a, b, c, d, false, record[1], args[at - 2] - external, args[at - 1] - external, record, own, external_at,
-        a, b, c, d,
+        a, b, c, d, 0,
       }
     else
       is_plain = false
     end
+  end
+  if n_ids > 0 then
+    requests = call('HMGET', KEYS[first + 1], unpack(args, ids + 1, lookups + args[N_LOOKUPS]))
+    local of_yesterday = call('HMGET', KEYS[first + 3 + n_pools], unpack(args, ids + 1, lookups))
+    for at = 1, n_ids do
+      is_plain = is_plain and not requests[at] and not of_yesterday[at]
+    end
+    local last_class = requests[n_ids + 1]
+    if last_class and not tonumber(last_class) then
+      recovered_before = tonumber(string.match(last_class, '^%d+ (%d+)$'))
+    end
+    is_plain = is_plain and recovered_before and not args[HAS_DUPLICATES]
+      and not (args[CARRIES_FROM] and now >= args[CARRIES_FROM])
   end
 
   if is_plain then
@@ -93,18 +111,24 @@ for number = 2, #ARGV do
 
     -- Judges and counts.
 
-    local at, last, class = classes + CLASS * args[N_CLASSES] + 1, #args, classes
+    local at, last, number_of_class, id = lookups + args[N_LOOKUPS] + 1, #args, 1, ids
+    -- Fields and texts of the requests' hash.
+    local changes, n_changes = n_ids > 0 and {}, 0
     repeat
       if args[at] == SET_CLASS then
-        class, at = classes + CLASS * (args[at + 1] - 1), at + 2
+        number_of_class, at = args[at + 1], at + 2
       end
+      local class = classes + CLASS * (number_of_class - 1)
       local target, row, share = args[class + 1], rows[args[class + 2]], pools[args[class + 3]]
-      local pool = pools[target]
+      local pool, class_id = pools[target], requests and requests[n_ids + 1 + number_of_class]
+      -- One from before a recovery is not used again (recovery.lua).
+      class_id = class_id and (tonumber(class_id) or 0) > recovered_before and class_id
       repeat
-        local is_dry_run = args[at] == DRY_RUN
-        at = is_dry_run and at + 1 or at
         -- Without a pool the target is the reason.
-        local tokens, billed_for, side = args[at], target, 1
+        local code, tokens, billed_for, side = RESERVE, args[at], target, 1
+        if tokens < 0 then
+          at, code, tokens = at + 1, tokens, args[at + 1]
+        end
         if pool then
           billed_for = closes and pool[CLOSED] and POOL_CLOSED
             or tokens > pool[RESERVABLE] - pool[1] and ALLOWANCE_EXCEEDED
@@ -114,7 +138,10 @@ for number = 2, #ARGV do
           side, n_answers = 2, n_answers + 1
           answers[n_answers] = billed_for
         end
-        if not is_dry_run then
+        if code == RESERVE_WITH_ID or code == DRY_RUN_WITH_ID then
+          id = id + 1
+        end
+        if code >= RESERVE_WITH_ID then
           row[side], row[side + 2], row[CHANGED] = row[side] + tokens, row[side + 2] + 1, true
           if pool then
             pool[side], pool[side + 2], pool[CHANGED] = pool[side] + tokens, pool[side + 2] + 1, true
@@ -122,6 +149,16 @@ for number = 2, #ARGV do
           end
           if share and not billed_for then
             share[1], share[3], share[CHANGED] = share[1] + tokens, share[3] + 1, true
+          end
+        end
+        if code == RESERVE_WITH_ID then
+          is_plain = is_plain and class_id
+          changes[n_changes + 1] = args[id]
+          -- Lua writes a request's tokens as a whole number; only from 10^14 on it would not.
+          changes[n_changes + 2] = (billed_for or FREE) .. (class_id or '') .. ':' .. tokens
+          n_changes = n_changes + 2
+          if pool and not billed_for then
+            pool[HELD] = pool[HELD] + tokens
           end
         end
         n_answers, at = n_answers + 1, at + 1
@@ -166,6 +203,20 @@ for number = 2, #ARGV do
     if values then
       writes[n_writes + 1], writes[n_writes + 2], n_writes = KEYS[first], values, n_writes + 2
       is_plain = is_plain and is_allowed('HSET', KEYS[first], '', '')
+    end
+    if n_changes > 0 then
+      for place = 1, args[N_POOLS] do
+        if pools[place][HELD] > 0 then
+          local at = 1 + n_classes + place
+          local held = tonumber(requests[n_ids + at] or 0)
+          is_plain = is_plain and held and held >= 0
+          changes[n_changes + 1] = args[lookups + at]
+          changes[n_changes + 2] = string.format('%d', (held or 0) + pools[place][HELD])
+          n_changes = n_changes + 2
+        end
+      end
+      writes[n_writes + 1], writes[n_writes + 2], n_writes = KEYS[first + 1], changes, n_writes + 2
+      is_plain = is_plain and is_allowed('HSET', KEYS[first + 1], '', '')
     end
   end
   if not is_plain then
