@@ -153,29 +153,5 @@ impl<C: GracefulConnection> Future for ConnectionDriver<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::task::noop_waker_ref;
-
-    use super::*;
-
-    /// Whether the waker of the task is still registered: it was not woken.
-    fn is_asleep(task: &DriverTask) -> bool {
-        let waker = task.waker.take();
-        task.waker.register(noop_waker_ref());
-        waker.is_some()
-    }
-
-    #[test]
-    fn a_part_wakes_the_task_but_not_during_a_turn() {
-        let task = Arc::<DriverTask>::default();
-        task.waker.register(noop_waker_ref());
-        let part = PartWaker::new(&task);
-        assert!(part.take(), "its first turn");
-        task.is_in_turn.store(true, Ordering::SeqCst);
-        part.waker.wake_by_ref();
-        assert!(part.is_woken() && is_asleep(&task));
-        task.is_in_turn.store(false, Ordering::SeqCst);
-        part.waker.wake_by_ref();
-        assert!(part.take() && !is_asleep(&task) && !part.is_woken());
-    }
-}
+#[allow(clippy::unwrap_used)]
+mod tests;
