@@ -1,7 +1,9 @@
-//! The script for Reserves (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the other script.
+//! The script for Reserves (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the full script.
+
+use std::sync::Arc;
 
 use tollgate::{
-    domain::UtcDay,
+    domain::{Tokens, UtcDay},
     ledger::Reserve,
     store::{
         Batch, Decision, Operation, Outcome, Recording, RefusalReason, Store as _, StoreError,
@@ -12,8 +14,9 @@ use tollgate::{
 use super::refusals::{LEAST_RIGHTS, url_of_user};
 use crate::support::{
     clock::Clock,
+    proxy::{Fault, Proxy},
     redis::RedisServer,
-    world::{NOON, ReserveExt as _, new_reserve, policy, redis_store, redis_store_at},
+    world::{NOON, ReserveExt as _, new_reserve, policy, redis_store, redis_store_at, request_id},
 };
 
 /// A batch of one Reserve of a token without an id.
@@ -94,7 +97,7 @@ async fn a_reserve_in_a_known_row_takes_one_call_of_five_commands() {
     let dry_run = || batch("acme", "gpt-4o", Recording::DryRun);
     commands(&redis, &other, dry_run(), ["eval"]).await;
     assert_eq!(commands(&redis, &other, dry_run(), ["evalsha"]).await, [1]);
-    // A new row is for the other script, unless nothing is written.
+    // A new row is for the full script, unless nothing is written.
     let dry_run = batch("acme", "o1", Recording::DryRun);
     assert_eq!(commands(&redis, &store, dry_run, ["evalsha"]).await, [1]);
     let new_row = batch("acme", "o1", ONCE);
@@ -129,7 +132,7 @@ async fn a_reserve_with_an_id_takes_one_call_of_eight_commands() {
     }
     let field = |field: &str| requests_field(&redis, field).unwrap();
     assert_eq!([field("b"), field("\u{2}large")], ["F1:1", "3"]);
-    // What is known is for the other script; and so is an id that a batch has twice.
+    // What is known is for the full script; and so is an id that a batch has twice.
     let known = commands(&redis, &store, batch_with_id("a"), ["evalsha"]).await;
     assert_eq!(known, [2]);
     let mut twice = batch_with_id("c");
@@ -144,6 +147,81 @@ async fn a_reserve_with_an_id_takes_one_call_of_eight_commands() {
     });
     assert_eq!(replayed.collect::<Vec<_>>(), [false, true]);
     assert_eq!(field("\u{2}large"), "4");
+}
+
+#[tokio::test]
+async fn each_batch_of_a_call_goes_to_the_script_that_it_needs() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    let of_other = batch_of(new_reserve(5).org("other").id("a"), ONCE);
+    for batch in [batch_with_id("first"), of_other.clone()] {
+        store.decide(&[batch]).await;
+    }
+    let settle = Operation::Settle {
+        request_id: request_id("a"),
+        tokens: Tokens::of_settle(3).unwrap(),
+        outside_program: false,
+    };
+    let settles = Batch {
+        operations: vec![settle],
+        ..of_other
+    };
+    let before = ["evalsha", "get"].map(|name| redis.calls_of(name));
+    let decided = store.decide(&[settles, batch_with_id("b")]).await;
+    let [Ok(settled), Ok(reserved)] = &decided[..] else {
+        panic!("{decided:?}");
+    };
+    assert!(
+        matches!(
+            &settled.answer,
+            Decision::Outcomes { outcomes, .. } if matches!(
+                &outcomes[..],
+                [Outcome::Settled { pool: Some(pool), .. }] if pool.used.get() == 3
+            )
+        ),
+        "{settled:?}"
+    );
+    assert_eq!(used(&reserved.answer), 2);
+    let after = ["evalsha", "get"].map(|name| redis.calls_of(name));
+    // No pool is read twice.
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reserve_whose_reply_was_lost_is_never_answered_as_one_that_did_not_run() {
+    let redis = Arc::new(RedisServer::start_at(&Clock::at(NOON)));
+    let proxy = Proxy::to(redis.port).await;
+    let store = redis_store_at(&proxy.url());
+    store.decide(&[batch_with_id("first")]).await;
+    for (id, refused_call) in [("a", 2), ("b", 3)] {
+        let (server, mut calls) = (Arc::clone(&redis), 0);
+        proxy.plan(move || {
+            calls += 1;
+            if calls == refused_call {
+                server.run(&["CONFIG", "SET", "maxmemory", "1"]);
+            }
+            if calls == 1 {
+                Fault::DropReply
+            } else {
+                Fault::Pass
+            }
+        });
+        let decided = store.decide(&[batch_with_id(id)]).await.pop().unwrap();
+        assert!(
+            matches!(&decided, Ok(_) | Err(StoreError::OutcomeUnknown { .. })),
+            "{decided:?}"
+        );
+        proxy.reset();
+        redis.run(&["CONFIG", "SET", "maxmemory", "0"]);
+        let decided = store.decide(&[batch_with_id(id)]).await.pop().unwrap();
+        let Decision::Outcomes { outcomes, .. } = decided.unwrap().answer else {
+            panic!("it is the same day");
+        };
+        assert!(matches!(
+            outcomes[..],
+            [Outcome::Reserved { replayed: true, .. }]
+        ));
+    }
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ impl Shared {
     }
 }
 
-/// Whether this is the reply of reserve.lua to a call that it leaves to the other script.
+/// Whether this is the reply of reserve.lua to a call that it leaves to the full script.
 fn is_declined(reply: &[u8]) -> bool {
     reply.windows(8).any(|word| word == b"declined")
 }

@@ -10,15 +10,16 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{join_all, select_ok};
+use futures_util::future::{join, join_all, select_ok};
+use redis::Value;
 use tokio::sync::Mutex;
 
 use super::{
     acl_check::AclCheck,
     conn::{
         RedisClient,
-        connection::{SendOptions, retry_if_cut},
-        errors::{is_denial, is_permission_denied, permission_denied, sanitize},
+        connection::SendOptions,
+        errors::{SendError, is_denial, is_permission_denied, permission_denied, sanitize},
     },
     recovery::{
         pn_counter::peak_of,
@@ -30,7 +31,7 @@ use super::{
         Script,
         keys::{CounterId, OrgKeys},
         reader::{bad, bytes},
-        request::{self, BatchOptions, NamedPool, ScriptCall},
+        request::{self, BatchOptions, NamedPool, ScriptCall, ScriptKind},
     },
 };
 use crate::{
@@ -39,8 +40,8 @@ use crate::{
     telemetry::log_limited,
 };
 
-/// Maximum number of calls for a batch. One is declined, one adds pools that the policy no longer has and tomorrow's, one
-/// sends the snapshots, and one decides. The others are for changes in between.
+/// Maximum number of calls for a batch. One is declined or cut, one adds pools that the policy no longer has and
+/// tomorrow's, one sends the snapshots, and one decides. The others are for changes in between.
 const MAX_ROUNDS: usize = 6;
 
 /// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster two organizations
@@ -55,7 +56,7 @@ const WRITES: SendOptions = SendOptions {
 };
 
 /// The script that decides every batch.
-const SCRIPT: &str = concat!(
+const FULL_SCRIPT: &str = concat!(
     include_str!("script/call.lua"),
     include_str!("script/batch.lua"),
     include_str!("script/rules.lua"),
@@ -79,8 +80,7 @@ pub(super) struct Decider {
     pub(super) snapshots: Snapshots,
     pub(super) refusals: Refusals,
     pub(super) usage_limits: UsageLimits,
-    script: Script,
-    /// For calls that only have Reserves.
+    full_script: Script,
     reserve_script: Script,
     /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
     /// is known: batches with ids name these from the start.
@@ -99,14 +99,14 @@ impl Decider {
             snapshots: Snapshots::new(),
             refusals: Refusals::default(),
             usage_limits,
-            script: Script::new(SCRIPT),
+            full_script: Script::new(FULL_SCRIPT),
             reserve_script: Script::new(RESERVE_SCRIPT),
             carrying_day: AtomicI64::new(i64::MIN),
             audited_losses: Mutex::default(),
         }
     }
 
-    /// Decides batches within the limits of a call: those of one day in one call.
+    /// Decides batches within the limits of a call: those of one day together.
     pub(super) async fn decide(
         &self,
         client: &RedisClient,
@@ -140,9 +140,8 @@ impl Decider {
         *first = explained;
     }
 
-    /// Decides batches of one day in one call. Those that the script for Reserves declines are sent again to the other
-    /// one, and those that need pools that the policy no longer has, or the snapshots of pools that Redis lost, with
-    /// these.
+    /// Decides batches of one day. Those that the script for Reserves declines are sent again to the full script, and
+    /// those that need further pools, or the snapshots of pools that Redis lost, with these.
     async fn decide_in_rounds(
         &self,
         client: &RedisClient,
@@ -153,62 +152,23 @@ impl Decider {
         };
         let mut decided = vec![Err(undecided); batches.len()];
         let pending = batches.iter().enumerate();
-        let mut pending: Vec<_> = pending.map(|(at, it)| (at, it, self.options(it))).collect();
+        let mut pending: Vec<_> = pending
+            .map(|(place, batch)| PendingBatch {
+                place,
+                batch,
+                options: self.options(batch),
+                unknown_outcome: None,
+            })
+            .collect();
         for _ in 0..MAX_ROUNDS {
             if pending.is_empty() {
                 break;
             }
-            let (now, replies) = match self.call(client, &pending).await {
-                Ok(replies) => replies,
-                Err(error) => {
-                    for (at, ..) in pending {
-                        decided[at] = Err(error.clone());
-                    }
-                    break;
+            for (batch, step) in self.round(client, mem::take(&mut pending)).await {
+                match step {
+                    Step::Again => pending.push(batch),
+                    Step::Decided(result) => decided[batch.place] = batch.outcome(result),
                 }
-            };
-            for ((at, batch, mut options), (reply, crossings)) in
-                mem::take(&mut pending).into_iter().zip(replies)
-            {
-                let result = match reply {
-                    BatchReply::UnnamedPools { pools, tomorrow } => {
-                        options.extra.extend(pools);
-                        if tomorrow {
-                            options.names_tomorrow = true;
-                            let day = batch.day.start().timestamp();
-                            self.carrying_day.store(day, Ordering::Relaxed);
-                        }
-                        pending.push((at, batch, options));
-                        continue;
-                    }
-                    BatchReply::Declined => {
-                        options.needs_full_script = true;
-                        pending.push((at, batch, options));
-                        continue;
-                    }
-                    BatchReply::Stale => {
-                        options.sends_snapshots = true;
-                        self.snapshots.record_loss(&batch.org, batch.day);
-                        pending.push((at, batch, options));
-                        continue;
-                    }
-                    BatchReply::Done(outcomes, _) => Ok(Decision::Outcomes {
-                        outcomes,
-                        crossings,
-                    }),
-                    BatchReply::DayChanged => Ok(Decision::DayChanged),
-                    // The script checks its permissions before it writes. Any other failure is about what it
-                    // read, and a retry does not help.
-                    BatchReply::Failed { why, .. } if is_denial(&why) => {
-                        Err(permission_denied(&sanitize(&why)))
-                    }
-                    BatchReply::Failed { why, key } => {
-                        let reason = format!("{key}: {why}");
-                        Err(StoreError::Corrupt { reason })
-                    }
-                    BatchReply::PartialWrite(reason) => Err(StoreError::OutcomeUnknown { reason }),
-                };
-                decided[at] = result.map(|answer| Timestamped { now, answer });
             }
         }
         decided
@@ -224,57 +184,94 @@ impl Decider {
         }
     }
 
-    async fn call(
+    /// Sends each batch once: in a call of the script for Reserves, or of the full script, which decides all of an
+    /// organization that has two.
+    async fn round<'b>(
         &self,
         client: &RedisClient,
-        pending: &[(usize, &Batch, BatchOptions)],
-    ) -> Result<(DateTime<Utc>, Vec<(BatchReply, Vec<ThresholdCrossing>)>)> {
-        let batches: Vec<&Batch> = pending.iter().map(|(_, batch, _)| *batch).collect();
-        let mut call = ScriptCall::default();
-        let orgs: HashSet<&OrgId> = batches.iter().map(|batch| &batch.org).collect();
-        call.needs_full_script = orgs.len() < batches.len();
+        pending: Vec<PendingBatch<'b>>,
+    ) -> Vec<(PendingBatch<'b>, Step)> {
+        let orgs: HashSet<&OrgId> = pending.iter().map(|it| &it.batch.org).collect();
+        let is_full_only = orgs.len() < pending.len();
+        let for_full_script = |it: &PendingBatch<'_>| is_full_only || it.is_for_full_script();
+        let (full, reserves) = pending.into_iter().partition(for_full_script);
+        let full = self.call(client, ScriptKind::Full, full);
+        let reserves = self.call(client, ScriptKind::Reserves, reserves);
+        let (mut full, reserves) = join(full, reserves).await;
+        full.extend(reserves);
+        full
+    }
+
+    async fn call<'b>(
+        &self,
+        client: &RedisClient,
+        kind: ScriptKind,
+        pending: Vec<PendingBatch<'b>>,
+    ) -> Vec<(PendingBatch<'b>, Step)> {
+        if pending.is_empty() {
+            return Vec::new();
+        }
+        let mut call = ScriptCall::new(kind);
         {
             let snapshots = self.snapshots.lock();
-            for (_, batch, options) in pending {
-                call.add(batch, options, &snapshots, &self.key_prefix);
+            for it in &pending {
+                call.add(it.batch, &it.options, &snapshots, &self.key_prefix);
             }
         }
-        let day = batches[0].day;
-        // All keys of a call are on one server.
-        let (call, key) = (&call, &call.keys[0]);
-        let is_idempotent = is_idempotent(&batches);
-        let run = async |script: &Script| {
-            let send = || {
-                // Each attempt has its own number: a write in place of a lost one must differ from it.
-                let number = self.snapshots.next_call();
-                let head = request::head(day, self.usage_limits, self.snapshots.replica, number);
-                script.run(client, key, WRITES, move |command| {
-                    command.arg(call.keys.len()).arg(&call.keys);
-                    command.arg(&head).arg(&call.arguments);
-                })
-            };
-            match is_idempotent {
-                true => retry_if_cut(send).await,
-                false => send().await,
+        let replies = match self.send(client, &call, pending[0].batch.day).await {
+            Ok(reply) => self.read(&reply, &call, &pending),
+            Err(failed) => return after_failure(kind, failed, pending),
+        };
+        match replies {
+            Ok((now, replies)) => {
+                let replies = pending.into_iter().zip(replies);
+                let steps = replies.map(|(mut pending, (reply, crossings))| {
+                    let step = self.step(&mut pending, now, reply, crossings);
+                    (pending, step)
+                });
+                steps.collect()
             }
+            Err(error) => {
+                let failed = |it| (it, Step::Decided(Err(error.clone())));
+                pending.into_iter().map(failed).collect()
+            }
+        }
+    }
+
+    /// Each call has a number of its own: a write in place of a lost one must differ from it.
+    async fn send(
+        &self,
+        client: &RedisClient,
+        call: &ScriptCall,
+        day: UtcDay,
+    ) -> std::result::Result<Value, SendError> {
+        let script = match call.kind {
+            ScriptKind::Full => &self.full_script,
+            ScriptKind::Reserves => &self.reserve_script,
         };
-        let reply = match call.needs_full_script {
-            true => run(&self.script).await?,
-            false => match run(&self.reserve_script).await {
-                // It wrote nothing. The other one names the batch that has the cause, and decides the others.
-                Err(failed) if failed.is_of_script() => {
-                    log_limited!(warn, error = %StoreError::from(failed), "the script for Reserves has failed, and the other one decides");
-                    run(&self.script).await?
-                }
-                reply => reply?,
-            },
-        };
-        let (now, replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
+        let number = self.snapshots.next_call();
+        let head = request::head(day, self.usage_limits, self.snapshots.replica, number);
+        // All keys of a call are on one server.
+        let sent = script.run(client, &call.keys[0], WRITES, |command| {
+            command.arg(call.keys.len()).arg(&call.keys);
+            command.arg(&head).arg(&call.arguments);
+        });
+        sent.await
+    }
+
+    /// Reads the replies to a call, and records the snapshots of what it wrote.
+    fn read(
+        &self,
+        reply: &Value,
+        call: &ScriptCall,
+        pending: &[PendingBatch<'_>],
+    ) -> Result<Replies> {
+        let batches: Vec<&Batch> = pending.iter().map(|it| it.batch).collect();
+        let (now, replies) = reply::parse_decided(bytes(reply)?, &batches)?;
         let mut snapshots = self.snapshots.lock();
         snapshots.set_today(UtcDay::of(now));
-        let mut decided = Vec::with_capacity(replies.len());
-        for ((mut reply, pools), (_, batch, _)) in replies.into_iter().zip(&call.pools).zip(pending)
-        {
+        let mut read = Vec::with_capacity(batches.len());
+        for ((mut reply, pools), batch) in replies.into_iter().zip(&call.pools).zip(batches) {
             let mut crossings = Vec::new();
             if let BatchReply::Done(_, written) = &mut reply {
                 for written in mem::take(written) {
@@ -283,9 +280,55 @@ impl Decider {
                     crossings.extend(record(&mut snapshots, batch, named, written));
                 }
             }
-            decided.push((reply, crossings));
+            read.push((reply, crossings));
         }
-        Ok((now, decided))
+        Ok((now, read))
+    }
+
+    /// What follows from the reply to a batch.
+    fn step(
+        &self,
+        PendingBatch { batch, options, .. }: &mut PendingBatch<'_>,
+        now: DateTime<Utc>,
+        reply: BatchReply,
+        crossings: Vec<ThresholdCrossing>,
+    ) -> Step {
+        let result = match reply {
+            BatchReply::UnnamedPools { pools, tomorrow } => {
+                options.extra.extend(pools);
+                if tomorrow {
+                    options.names_tomorrow = true;
+                    let day = batch.day.start().timestamp();
+                    self.carrying_day.store(day, Ordering::Relaxed);
+                }
+                return Step::Again;
+            }
+            BatchReply::Declined => {
+                options.needs_full_script = true;
+                return Step::Again;
+            }
+            BatchReply::Stale => {
+                options.sends_snapshots = true;
+                self.snapshots.record_loss(&batch.org, batch.day);
+                return Step::Again;
+            }
+            BatchReply::Done(outcomes, _) => Ok(Decision::Outcomes {
+                outcomes,
+                crossings,
+            }),
+            BatchReply::DayChanged => Ok(Decision::DayChanged),
+            // The script checks its permissions before it writes. Any other failure is about what it read, and a
+            // retry does not help.
+            BatchReply::Failed { why, .. } if is_denial(&why) => {
+                Err(permission_denied(&sanitize(&why)))
+            }
+            BatchReply::Failed { why, key } => {
+                let reason = format!("{key}: {why}");
+                Err(StoreError::Corrupt { reason })
+            }
+            BatchReply::PartialWrite(reason) => Err(StoreError::OutcomeUnknown { reason }),
+        };
+        Step::Decided(result.map(|answer| Timestamped { now, answer }))
     }
 
     /// Probes every server, and returns the clock of the first that would decide: the store is up as long as one
@@ -357,6 +400,77 @@ impl Decider {
     }
 }
 
+/// Redis' clock, and for each batch its reply with the thresholds that it crossed.
+type Replies = (DateTime<Utc>, Vec<(BatchReply, Vec<ThresholdCrossing>)>);
+
+/// A batch that is not decided yet.
+struct PendingBatch<'b> {
+    /// Its place among the batches.
+    place: usize,
+    batch: &'b Batch,
+    options: BatchOptions,
+    /// It was sent before, and may have been decided then.
+    unknown_outcome: Option<StoreError>,
+}
+
+/// What follows from a call for a batch.
+enum Step {
+    Decided(Result<Timestamped<Decision>>),
+    Again,
+}
+
+impl PendingBatch<'_> {
+    fn is_for_full_script(&self) -> bool {
+        let options = &self.options;
+        options.needs_full_script
+            || options.sends_snapshots
+            || options.names_tomorrow
+            || !options.extra.is_empty()
+            || !request::is_for_reserve_script(self.batch)
+    }
+
+    /// A failure says nothing about an earlier call that may have decided the batch.
+    fn outcome<T>(&self, result: Result<T>) -> Result<T> {
+        match (result, &self.unknown_outcome) {
+            (Err(error), Some(unknown)) if !matches!(error, StoreError::Corrupt { .. }) => {
+                Err(unknown.clone())
+            }
+            (result, _) => result,
+        }
+    }
+}
+
+/// What follows from the failure of a call for its batches.
+fn after_failure(
+    kind: ScriptKind,
+    failed: SendError,
+    pending: Vec<PendingBatch<'_>>,
+) -> Vec<(PendingBatch<'_>, Step)> {
+    // It wrote nothing. The full script names the batch that has the cause, and decides the others.
+    let is_of_reserve_script = kind == ScriptKind::Reserves && failed.is_of_script();
+    // If Redis cut the connection while it was idle, that may show only during a call, which then did not run.
+    let is_cut =
+        matches!(&failed, SendError::OutcomeUnknown(error) if error.is_connection_dropped());
+    let is_first_cut = is_cut && pending.iter().all(|it| it.unknown_outcome.is_none());
+    let is_sent_again = is_of_reserve_script || is_first_cut && is_idempotent(&pending);
+    let error = StoreError::from(failed);
+    if is_of_reserve_script {
+        log_limited!(warn, %error, "the script for Reserves has failed, and the full one decides");
+    }
+    let steps = pending.into_iter().map(|mut it| {
+        if !is_sent_again {
+            return (it, Step::Decided(Err(error.clone())));
+        }
+        // If it did run, its ids are known now.
+        it.options.needs_full_script = true;
+        if is_cut {
+            it.unknown_outcome = Some(error.clone());
+        }
+        (it, Step::Again)
+    });
+    steps.collect()
+}
+
 /// Records the snapshot of a pool after its write. Returns its crossing, if the write raised its peak.
 fn record(
     snapshots: &mut SnapshotDays,
@@ -388,16 +502,12 @@ fn record(
 
 /// Whether a second run gives the results of the first: each operation is idempotent, and no two have the same
 /// id, which the first run would have changed.
-fn is_idempotent(batches: &[&Batch]) -> bool {
+fn is_idempotent(pending: &[PendingBatch<'_>]) -> bool {
     let mut ids = HashSet::new();
-    batches.iter().all(
-        |Batch {
-             org, operations, ..
-         }| {
-            operations.iter().all(|operation| {
-                let id = operation.request_id();
-                operation.is_idempotent() && id.is_none_or(|id| ids.insert((org, id)))
-            })
-        },
-    )
+    pending.iter().all(|PendingBatch { batch, .. }| {
+        batch.operations.iter().all(|operation| {
+            let id = operation.request_id();
+            operation.is_idempotent() && id.is_none_or(|id| ids.insert((&batch.org, id)))
+        })
+    })
 }

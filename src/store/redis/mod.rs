@@ -25,10 +25,11 @@
 //!
 //! # How it is updated
 //!
-//! One script decides batches, each of one organization ([`decide`], `script/*.lua`). It judges a batch whole
+//! The full script decides batches, each of one organization ([`decide`], `script/*.lua`). It judges a batch whole
 //! before the first write, since a script is atomic but does not roll back. A shorter one (`script/reserve.lua`)
-//! decides most Reserves, and declines the others. The service names the day's keys. The script compares that day
-//! with Redis' clock (one TIME call), and writes nothing if it is another day. A reservation may be in a pool that the policy no longer has: then the script writes nothing of the batch and
+//! decides most Reserves, and declines the others. The service names the day's keys. The script compares that day with
+//! Redis' clock (one TIME call), and writes nothing if it is another day. A reservation may be in a pool that the
+//! batch does not name, such as one that the policy no longer has: then the script writes nothing of the batch and
 //! returns the pool's name, and the service sends the batch again with that pool's key. Near midnight it asks for
 //! tomorrow's pools in the same way, once a day: from then on the service names them.
 //!

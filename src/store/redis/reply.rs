@@ -21,7 +21,7 @@ use crate::{
 pub enum BatchReply {
     /// It is another day by Redis' clock.
     DayChanged,
-    /// The script for Reserves leaves it to the other one.
+    /// The script for Reserves leaves it to the full script.
     Declined,
     /// It needs pools or shares that it does not name.
     UnnamedPools {

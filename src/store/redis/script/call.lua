@@ -1,9 +1,9 @@
 #!lua
 -- Decides batches, each of one organization. Each operation sees what the ones before it changed.
 --
--- There are two scripts, and both begin with this file. One decides every batch: batch.lua, rules.lua (the rules,
--- pure), recovery.lua (lost writes), pools.lua, usage.lua, reservation_rules.lua, reservations.lua and decide.lua, in
--- this order. The other, reserve.lua, decides Reserves in less time, and declines what is rare.
+-- There are two scripts, and both begin with this file. The full one decides every batch: batch.lua, rules.lua (the
+-- rules, pure), recovery.lua (lost writes), pools.lua, usage.lua, reservation_rules.lua, reservations.lua and
+-- decide.lua, in this order. The other, reserve.lua, decides Reserves in less time, and declines what is rare.
 -- A batch is judged whole before its first write: a script is atomic, but does not roll back. If a batch fails, its
 -- answer says so, and the others are decided.
 --
@@ -25,7 +25,7 @@
 -- gives them, and
 --   'day'                     it is another day; nothing was written
 -- or for each batch
---   'declined'                by reserve.lua: nothing of the batch was written; send it to the other script
+--   'declined'                by reserve.lua: nothing of the batch was written; send it to the full script
 --   'failed', why, key        nothing of the batch was written; key: the last one that was read
 --   'partial', why            the batch failed between its writes, which is a bug
 --   'pools', tomorrow, number, name…   the batch must name these pools and shares too, and tomorrow's pools if

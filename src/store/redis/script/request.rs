@@ -49,12 +49,19 @@ pub(crate) fn head(day: UtcDay, limits: UsageLimits, replica: u64, call_number: 
     head.0
 }
 
-/// One call of the script, with batches of one day.
-#[derive(Default)]
+/// Which script a call runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScriptKind {
+    /// The one that decides every batch.
+    Full,
+    /// The one for new Reserves.
+    Reserves,
+}
+
+/// One call of a script, with batches of one day.
 pub(crate) struct ScriptCall {
+    pub(crate) kind: ScriptKind,
     pub(crate) keys: Vec<String>,
-    /// Whether a batch has more than Reserves, or two are of one organization.
-    pub(crate) needs_full_script: bool,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
     /// For each batch: the pools and shares that it names, in order.
@@ -76,13 +83,22 @@ pub(crate) struct BatchOptions {
     pub(crate) extra: Vec<CounterId>,
     /// Whether it names tomorrow's pools, for reservations that are carried.
     pub(crate) names_tomorrow: bool,
-    /// The script for Reserves declined it.
+    /// The script for Reserves declined it or failed, or its reply was lost.
     pub(crate) needs_full_script: bool,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
 }
 
 impl ScriptCall {
+    pub(crate) fn new(kind: ScriptKind) -> Self {
+        Self {
+            kind,
+            keys: Vec::new(),
+            arguments: Vec::new(),
+            pools: Vec::new(),
+        }
+    }
+
     /// Adds a batch. Its argument has the layout in call.lua. A batch without operations reads every pool and share with
     /// a snapshot.
     pub(crate) fn add(
@@ -97,18 +113,21 @@ impl ScriptCall {
         let (mut dictionary, operations) = Dictionary::of(batch);
         let ids = batch.operations.iter().filter_map(Operation::request_id);
         let ids: Vec<&RequestId> = ids.collect();
-        dictionary.add_named(batch, &ids, options, snapshots);
+        // A known reservation may be in any of them. The script for Reserves declines it.
+        if self.kind == ScriptKind::Full && !ids.is_empty() {
+            let pools = batch.terms.pools.iter().map(|(pool, _)| pool);
+            dictionary.pools.extend(pools);
+        }
+        dictionary.add_named(batch, options, snapshots);
         let is_audit = batch.operations.is_empty();
         let names_tomorrow = options.names_tomorrow || is_audit && !snapshots[1].is_empty();
         let has_lookups = !ids.is_empty() || options.sends_snapshots;
-        self.needs_full_script |= options.needs_full_script
-            || options.sends_snapshots
-            || names_tomorrow
-            || !options.extra.is_empty()
-            || !has_only_reserves(batch);
 
         let mut argument = MsgPackWriter::default();
-        argument.header(batch, &ids, self.keys.len(), options);
+        // The script for Reserves gets no batch with an id twice.
+        let has_duplicates =
+            self.kind == ScriptKind::Full && ids.iter().collect::<HashSet<_>>().len() < ids.len();
+        argument.header(batch, has_duplicates, self.keys.len(), options);
         let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
         let n_tomorrow = usize::from(names_tomorrow) * n_pools;
         let n_all = n_pools + n_tomorrow;
@@ -176,10 +195,17 @@ fn share_terms(batch: &Batch, share: &ShareId) -> PoolTerms {
 /// asks for those that it needs.
 const MAX_POSSIBLE_SHARES: usize = 64;
 
-/// Whether a batch has Reserves, and nothing else.
-fn has_only_reserves(batch: &Batch) -> bool {
-    let is_reserve = |it: &Operation| matches!(it, Operation::Reserve { .. });
-    !batch.operations.is_empty() && batch.operations.iter().all(is_reserve)
+/// Whether a batch has Reserves and nothing else, and no id twice.
+pub(crate) fn is_for_reserve_script(batch: &Batch) -> bool {
+    let mut ids = HashSet::new();
+    let mut operations = batch.operations.iter();
+    !batch.operations.is_empty()
+        && operations.all(|operation| match operation {
+            Operation::Reserve { request_id, .. } => {
+                request_id.as_ref().is_none_or(|id| ids.insert(id))
+            }
+            _ => false,
+        })
 }
 
 /// Whether a batch needs pools of which it has no class: an audit, and one that changes a pool itself.
@@ -237,7 +263,6 @@ impl<'b> Dictionary<'b> {
     fn add_named(
         &mut self,
         batch: &'b Batch,
-        ids: &[&RequestId],
         options: &'b BatchOptions,
         snapshots: [&'b [PoolSnapshot]; 2],
     ) {
@@ -246,12 +271,6 @@ impl<'b> Dictionary<'b> {
             counters.extend(snapshots.into_iter().flatten().map(|it| &it.counter));
         }
         let terms = &*batch.terms;
-        let is_for_full_script =
-            options.needs_full_script || options.names_tomorrow || !has_only_reserves(batch);
-        if !ids.is_empty() && is_for_full_script {
-            // A known reservation may be in any of them.
-            self.pools.extend(terms.pools.iter().map(|(pool, _)| pool));
-        }
         let ends_reservation =
             |it: &Operation| matches!(it, Operation::Settle { .. } | Operation::Release { .. });
         if batch.operations.iter().any(ends_reservation) {
@@ -398,15 +417,23 @@ impl MsgPackWriter {
     }
 
     /// The header up to the numbers of items. `n_keys`: how many keys the call has before the batch's.
-    fn header(&mut self, batch: &Batch, ids: &[&RequestId], n_keys: usize, options: &BatchOptions) {
+    fn header(
+        &mut self,
+        batch: &Batch,
+        has_duplicates: bool,
+        n_keys: usize,
+        options: &BatchOptions,
+    ) {
         let terms = &*batch.terms;
         self.flag(terms.overflow == Overflow::CloseUntilReset);
         self.number(n_keys as u64 + 1);
         self.flag(options.sends_snapshots);
-        self.flag(ids.iter().collect::<HashSet<_>>().len() < ids.len());
+        self.flag(has_duplicates);
         self.flag(reads_all(batch));
         // Only reservations are carried.
-        match terms.carries_from(batch.day).filter(|_| !ids.is_empty()) {
+        let mut operations = batch.operations.iter();
+        let has_ids = operations.any(|it| it.request_id().is_some());
+        match terms.carries_from(batch.day).filter(|_| has_ids) {
             Some(from) => self.number(from.timestamp().unsigned_abs()),
             None => self.flag(false),
         }

@@ -1,15 +1,15 @@
 -- Decides batches of Reserves, which most are, as decide.lua does, with the same answers. It declines a batch that has
--- something rare, and the replica sends it to the other script:
+-- something rare, and the replica sends it to the full script:
 --   a foreign value, or lost writes
 --   a row, pool or class that is new, or new to the replica, and is to be written
---   an id that is known, or is in the batch twice; or reservations that are carried into tomorrow's pools
+--   an id that is known, or reservations that are carried into tomorrow's pools
 --   a threshold that is reached, a counter that is full, or a missing right
 -- If this script fails, nothing was written, and the replica sends all of its batches there.
 --
 -- It has no functions: Lua would create them again at each call, which costs more than what they do.
 --
--- KEYS, ARGV  call.lua; each batch is of another organization, since all are read before the first write; of the
---             operations only Reserves and SET_CLASS
+-- KEYS, ARGV  call.lua; each batch is of another organization, since all are read before the first write; it has no id
+--             twice, and of the operations only Reserves and SET_CLASS
 -- Rules       judge_reserve and count in rules.lua, the twin of src/domain/pool.rs
 
 -- A row is an array of its counters as in rules.lua, and
@@ -21,7 +21,7 @@ local CHANGED, IS_NEW = 5, 6
 local CLOSED, RESERVABLE, THRESHOLD, RECORD, OWN, EXTERNAL_AT, BEFORE, HELD = 6, 7, 8, 9, 10, 11, 11, 16
 
 local unpack, unpack_values, pack_values, call = unpack, cmsgpack.unpack, cmsgpack.pack, redis.call
-local is_allowed = redis.acl_check_cmd
+local is_allowed, format = redis.acl_check_cmd, string.format
 local first_seq = call_number * 1024
 -- The answers; and the planned writes, in turn: the key of a pool and its text, or the key of a hash, with the fields
 -- and texts that change.
@@ -39,6 +39,7 @@ for number = 2, #ARGV do
 
   -- Reads.
 
+  -- recovered_before: the last class from before a recovery; 0 if there was none, nil if it is a foreign value.
   local is_plain, pools, requests, recovered_before = n_classes <= 512, {}, nil, 0
   local rows = call('HMGET', KEYS[first], unpack(args, fields + 1, classes))
   for row = 1, n_rows do
@@ -80,16 +81,15 @@ for number = 2, #ARGV do
   end
   if n_ids > 0 then
     requests = call('HMGET', KEYS[first + 1], unpack(args, ids + 1, lookups + args[N_LOOKUPS]))
-    local of_yesterday = call('HMGET', KEYS[first + 3 + n_pools], unpack(args, ids + 1, lookups))
+    local yesterdays = call('HMGET', KEYS[first + 3 + n_pools], unpack(args, ids + 1, lookups))
     for at = 1, n_ids do
-      is_plain = is_plain and not requests[at] and not of_yesterday[at]
+      is_plain = is_plain and not requests[at] and not yesterdays[at]
     end
     local last_class = requests[n_ids + 1]
     if last_class and not tonumber(last_class) then
       recovered_before = tonumber(string.match(last_class, '^%d+ (%d+)$'))
     end
-    is_plain = is_plain and recovered_before and not args[HAS_DUPLICATES]
-      and not (args[CARRIES_FROM] and now >= args[CARRIES_FROM])
+    is_plain = is_plain and recovered_before and not (args[CARRIES_FROM] and now >= args[CARRIES_FROM])
   end
 
   if is_plain then
@@ -111,16 +111,16 @@ for number = 2, #ARGV do
 
     -- Judges and counts.
 
-    local at, last, number_of_class, id = lookups + args[N_LOOKUPS] + 1, #args, 1, ids
+    local at, last, class_number, id = lookups + args[N_LOOKUPS] + 1, #args, 1, ids
     -- Fields and texts of the requests' hash.
     local changes, n_changes = n_ids > 0 and {}, 0
     repeat
       if args[at] == SET_CLASS then
-        number_of_class, at = args[at + 1], at + 2
+        class_number, at = args[at + 1], at + 2
       end
-      local class = classes + CLASS * (number_of_class - 1)
+      local class = classes + CLASS * (class_number - 1)
       local target, row, share = args[class + 1], rows[args[class + 2]], pools[args[class + 3]]
-      local pool, class_id = pools[target], requests and requests[n_ids + 1 + number_of_class]
+      local pool, class_id = pools[target], requests and requests[n_ids + 1 + class_number]
       -- One from before a recovery is not used again (recovery.lua).
       class_id = class_id and (tonumber(class_id) or 0) > recovered_before and class_id
       repeat
@@ -138,7 +138,7 @@ for number = 2, #ARGV do
           side, n_answers = 2, n_answers + 1
           answers[n_answers] = billed_for
         end
-        if code == RESERVE_WITH_ID or code == DRY_RUN_WITH_ID then
+        if code < 0 and code > DRY_RUN then
           id = id + 1
         end
         if code >= RESERVE_WITH_ID then
@@ -150,15 +150,14 @@ for number = 2, #ARGV do
           if share and not billed_for then
             share[1], share[3], share[CHANGED] = share[1] + tokens, share[3] + 1, true
           end
-        end
-        if code == RESERVE_WITH_ID then
-          is_plain = is_plain and class_id
-          changes[n_changes + 1] = args[id]
-          -- Lua writes a request's tokens as a whole number; only from 10^14 on it would not.
-          changes[n_changes + 2] = (billed_for or FREE) .. (class_id or '') .. ':' .. tokens
-          n_changes = n_changes + 2
-          if pool and not billed_for then
-            pool[HELD] = pool[HELD] + tokens
+          if code == RESERVE_WITH_ID then
+            is_plain = is_plain and class_id
+            changes[n_changes + 1] = args[id]
+            changes[n_changes + 2] = format('%s%s:%d', billed_for or FREE, class_id or '', tokens)
+            n_changes = n_changes + 2
+            if pool and not billed_for then
+              pool[HELD] = pool[HELD] + tokens
+            end
           end
         end
         n_answers, at = n_answers + 1, at + 1
@@ -211,7 +210,7 @@ for number = 2, #ARGV do
           local held = tonumber(requests[n_ids + at] or 0)
           is_plain = is_plain and held and held >= 0
           changes[n_changes + 1] = args[lookups + at]
-          changes[n_changes + 2] = string.format('%d', (held or 0) + pools[place][HELD])
+          changes[n_changes + 2] = format('%d', (held or 0) + pools[place][HELD])
           n_changes = n_changes + 2
         end
       end
