@@ -1,13 +1,13 @@
 //! The script for Reserves (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the full script.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tollgate::{
     domain::{Tokens, UtcDay},
     ledger::Reserve,
     store::{
         Batch, Decision, Operation, Outcome, Recording, RefusalReason, Store as _, StoreError,
-        redis::RedisStore,
+        UsageLimits, redis::RedisStore,
     },
 };
 
@@ -16,7 +16,10 @@ use crate::support::{
     clock::Clock,
     proxy::{Fault, Proxy},
     redis::RedisServer,
-    world::{NOON, ReserveExt as _, new_reserve, policy, redis_store, redis_store_at, request_id},
+    world::{
+        NOON, ReserveExt as _, new_reserve, policy, redis_config, redis_store, redis_store_at,
+        request_id,
+    },
 };
 
 /// A batch of one Reserve of a token without an id.
@@ -149,25 +152,32 @@ async fn a_reserve_with_an_id_takes_one_call_of_eight_commands() {
     assert_eq!(field("\u{2}large"), "4");
 }
 
-#[tokio::test]
-async fn each_batch_of_a_call_goes_to_the_script_that_it_needs() {
-    let redis = RedisServer::start_at(&Clock::at(NOON));
-    let store = redis_store(&redis);
-    let of_other = batch_of(new_reserve(5).org("other").id("a"), ONCE);
-    for batch in [batch_with_id("first"), of_other.clone()] {
-        store.decide(&[batch]).await;
-    }
+fn reserve_of_other() -> Batch {
+    batch_of(new_reserve(5).org("other").id("a"), ONCE)
+}
+
+/// The Settle of that Reserve.
+fn settle_of_other() -> Batch {
     let settle = Operation::Settle {
         request_id: request_id("a"),
         tokens: Tokens::of_settle(3).unwrap(),
         outside_program: false,
     };
-    let settles = Batch {
+    Batch {
         operations: vec![settle],
-        ..of_other
-    };
+        ..reserve_of_other()
+    }
+}
+
+#[tokio::test]
+async fn each_batch_of_a_call_goes_to_the_script_that_it_needs() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    for batch in [batch_with_id("first"), reserve_of_other()] {
+        store.decide(&[batch]).await;
+    }
     let before = ["evalsha", "get"].map(|name| redis.calls_of(name));
-    let decided = store.decide(&[settles, batch_with_id("b")]).await;
+    let decided = store.decide(&[settle_of_other(), batch_with_id("b")]).await;
     let [Ok(settled), Ok(reserved)] = &decided[..] else {
         panic!("{decided:?}");
     };
@@ -187,41 +197,84 @@ async fn each_batch_of_a_call_goes_to_the_script_that_it_needs() {
     assert_eq!([after[0] - before[0], after[1] - before[1]], [2, 2]);
 }
 
+/// The replies to the next call are lost, and `then` happens before the one after it.
+fn lose_reply(proxy: &Proxy, mut then: impl FnMut() + Send + 'static) {
+    let mut calls = 0;
+    proxy.plan(move || {
+        calls += 1;
+        if calls == 1 {
+            return Fault::DropReply;
+        }
+        then();
+        Fault::Pass
+    });
+}
+
+async fn assert_outcome_unknown(store: &RedisStore, batch: Batch) {
+    let decided = store.decide(&[batch]).await;
+    assert!(
+        matches!(&decided[..], [Err(StoreError::OutcomeUnknown { .. })]),
+        "{decided:?}"
+    );
+}
+
+async fn is_replayed(store: &RedisStore, batch: Batch) -> bool {
+    let decided = store.decide(&[batch]).await.pop().unwrap();
+    let Decision::Outcomes { outcomes, .. } = decided.unwrap().answer else {
+        panic!("it is another day");
+    };
+    match outcomes[..] {
+        [Outcome::Reserved { replayed, .. }] => replayed,
+        ref other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reserve_whose_reply_was_lost_is_never_answered_as_one_that_did_not_run() {
-    let redis = Arc::new(RedisServer::start_at(&Clock::at(NOON)));
+    let clock = Arc::new(Clock::at(NOON));
+    let redis = Arc::new(RedisServer::start_at(&clock));
     let proxy = Proxy::to(redis.port).await;
     let store = redis_store_at(&proxy.url());
     store.decide(&[batch_with_id("first")]).await;
-    for (id, refused_call) in [("a", 2), ("b", 3)] {
-        let (server, mut calls) = (Arc::clone(&redis), 0);
-        proxy.plan(move || {
-            calls += 1;
-            if calls == refused_call {
-                server.run(&["CONFIG", "SET", "maxmemory", "1"]);
-            }
-            if calls == 1 {
-                Fault::DropReply
-            } else {
-                Fault::Pass
-            }
-        });
-        let decided = store.decide(&[batch_with_id(id)]).await.pop().unwrap();
+    lose_reply(&proxy, || {});
+    assert!(is_replayed(&store, batch_with_id("a")).await);
+
+    let server = Arc::clone(&redis);
+    lose_reply(&proxy, move || {
+        server.run(&["CONFIG", "SET", "maxmemory", "1"]);
+    });
+    assert_outcome_unknown(&store, batch_with_id("b")).await;
+    redis.run(&["CONFIG", "SET", "maxmemory", "0"]);
+    proxy.reset();
+    assert!(is_replayed(&store, batch_with_id("b")).await);
+
+    let midnight = Arc::clone(&clock);
+    lose_reply(&proxy, move || midnight.set("2026-11-23T00:00:00Z"));
+    assert_outcome_unknown(&store, batch_with_id("c")).await;
+}
+
+#[tokio::test]
+async fn batches_that_wait_for_replicas_share_one_call() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let batches = [settle_of_other(), batch_with_id("b")];
+    let store = redis_store(&redis);
+    for batch in [batch_with_id("first"), reserve_of_other()] {
+        store.decide(&[batch]).await;
+    }
+    let mut config = redis_config(&redis.url(), UsageLimits::default());
+    config.wait_replicas = 1;
+    config.timeouts.response = Duration::from_secs(1);
+    let waiting = RedisStore::new(config).unwrap();
+    let before = redis.calls_of("evalsha");
+    // There is no replica.
+    for decided in waiting.decide(&batches).await {
         assert!(
-            matches!(&decided, Ok(_) | Err(StoreError::OutcomeUnknown { .. })),
+            matches!(decided, Err(StoreError::OutcomeUnknown { .. })),
             "{decided:?}"
         );
-        proxy.reset();
-        redis.run(&["CONFIG", "SET", "maxmemory", "0"]);
-        let decided = store.decide(&[batch_with_id(id)]).await.pop().unwrap();
-        let Decision::Outcomes { outcomes, .. } = decided.unwrap().answer else {
-            panic!("it is the same day");
-        };
-        assert!(matches!(
-            outcomes[..],
-            [Outcome::Reserved { replayed: true, .. }]
-        ));
     }
+    assert_eq!(redis.calls_of("evalsha"), before + 1);
+    assert!(is_replayed(&store, batch_with_id("b")).await);
 }
 
 #[tokio::test]

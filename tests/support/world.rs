@@ -311,7 +311,11 @@ pub fn redis_store_at(url: &str) -> RedisStore {
 }
 
 pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
-    RedisStore::new(RedisConfig {
+    RedisStore::new(redis_config(url, usage_limits)).unwrap()
+}
+
+pub fn redis_config(url: &str, usage_limits: UsageLimits) -> RedisConfig {
+    RedisConfig {
         url: RedisUrl::parse(url).unwrap(),
         tls: TlsFiles::default(),
         sentinel_login: Login::default(),
@@ -323,8 +327,7 @@ pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
         wait_replicas: 0,
         usage_limits,
         unsafe_eviction: UnsafeEviction::Refuse,
-    })
-    .unwrap()
+    }
 }
 
 /// A Reserve of `acme`, project `p`, model `gpt-4o`, without an id.

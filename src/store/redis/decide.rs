@@ -1,4 +1,4 @@
-//! Decides batches: encodes them as calls of the script, and turns its replies into decisions.
+//! Decides batches: encodes them as calls of the scripts, and turns their replies into decisions.
 
 use std::{
     collections::HashSet,
@@ -18,6 +18,7 @@ use super::{
     acl_check::AclCheck,
     conn::{
         RedisClient,
+        config::RedisConfig,
         connection::SendOptions,
         errors::{SendError, is_denial, is_permission_denied, permission_denied, sanitize},
     },
@@ -55,7 +56,7 @@ const WRITES: SendOptions = SendOptions {
     writes: true,
 };
 
-/// The script that decides every batch.
+/// The script that can decide any batch.
 const FULL_SCRIPT: &str = concat!(
     include_str!("script/call.lua"),
     include_str!("script/batch.lua"),
@@ -80,6 +81,8 @@ pub(super) struct Decider {
     pub(super) snapshots: Snapshots,
     pub(super) refusals: Refusals,
     pub(super) usage_limits: UsageLimits,
+    /// Whether a call waits until replicas of Redis have its writes.
+    waits_for_replicas: bool,
     full_script: Script,
     reserve_script: Script,
     /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
@@ -91,14 +94,17 @@ pub(super) struct Decider {
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
+type StoreDecision = Result<Timestamped<Decision>>;
+
 impl Decider {
-    pub(super) fn new(acl_check: AclCheck, key_prefix: String, usage_limits: UsageLimits) -> Self {
+    pub(super) fn new(acl_check: AclCheck, config: &RedisConfig) -> Self {
         Self {
             acl_check,
-            key_prefix,
+            key_prefix: config.key_prefix.clone(),
             snapshots: Snapshots::new(),
             refusals: Refusals::default(),
-            usage_limits,
+            usage_limits: config.usage_limits,
+            waits_for_replicas: config.wait_replicas > 0,
             full_script: Script::new(FULL_SCRIPT),
             reserve_script: Script::new(RESERVE_SCRIPT),
             carrying_day: AtomicI64::new(i64::MIN),
@@ -111,7 +117,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         batches: &[Batch],
-    ) -> Vec<Result<Timestamped<Decision>>> {
+    ) -> Vec<StoreDecision> {
         let calls = batches.chunk_by(|a, b| a.day == b.day);
         let calls = calls.map(|batches| self.decide_in_rounds(client, batches));
         let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
@@ -124,7 +130,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         batches: &[Batch],
-        decided: &mut [Result<Timestamped<Decision>>],
+        decided: &mut [StoreDecision],
     ) {
         let is_denied = |it: &Result<_>| matches!(it, Err(error) if is_permission_denied(error));
         let decided = decided.iter_mut().zip(batches);
@@ -146,7 +152,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         batches: &[Batch],
-    ) -> Vec<Result<Timestamped<Decision>>> {
+    ) -> Vec<StoreDecision> {
         let undecided = StoreError::Corrupt {
             reason: "the script needs too many rounds".to_owned(),
         };
@@ -167,7 +173,7 @@ impl Decider {
             for (batch, step) in self.round(client, mem::take(&mut pending)).await {
                 match step {
                     Step::Again => pending.push(batch),
-                    Step::Decided(result) => decided[batch.place] = batch.outcome(result),
+                    Step::Decided(result) => decided[batch.place] = batch.answer(result),
                 }
             }
         }
@@ -184,19 +190,21 @@ impl Decider {
         }
     }
 
-    /// Sends each batch once: in a call of the script for Reserves, or of the full script, which decides all of an
-    /// organization that has two.
+    /// Sends each batch once: in a call of the script for Reserves, or of the full script. If an organization has two,
+    /// all go to the full script; and so do they if calls wait for replicas, and one batch is for the full script, since
+    /// Redis begins no second call on a connection that waits.
     async fn round<'b>(
         &self,
         client: &RedisClient,
         pending: Vec<PendingBatch<'b>>,
     ) -> Vec<(PendingBatch<'b>, Step)> {
         let orgs: HashSet<&OrgId> = pending.iter().map(|it| &it.batch.org).collect();
-        let is_full_only = orgs.len() < pending.len();
+        let is_any_full = pending.iter().any(PendingBatch::is_for_full_script);
+        let is_full_only = orgs.len() < pending.len() || is_any_full && self.waits_for_replicas;
         let for_full_script = |it: &PendingBatch<'_>| is_full_only || it.is_for_full_script();
         let (full, reserves) = pending.into_iter().partition(for_full_script);
         let full = self.call(client, ScriptKind::Full, full);
-        let reserves = self.call(client, ScriptKind::Reserves, reserves);
+        let reserves = self.call(client, ScriptKind::Reserve, reserves);
         let (mut full, reserves) = join(full, reserves).await;
         full.extend(reserves);
         full
@@ -247,7 +255,7 @@ impl Decider {
     ) -> std::result::Result<Value, SendError> {
         let script = match call.kind {
             ScriptKind::Full => &self.full_script,
-            ScriptKind::Reserves => &self.reserve_script,
+            ScriptKind::Reserve => &self.reserve_script,
         };
         let number = self.snapshots.next_call();
         let head = request::head(day, self.usage_limits, self.snapshots.replica, number);
@@ -285,7 +293,7 @@ impl Decider {
         Ok((now, read))
     }
 
-    /// What follows from the reply to a batch.
+    /// How a batch goes on after this reply.
     fn step(
         &self,
         PendingBatch { batch, options, .. }: &mut PendingBatch<'_>,
@@ -413,9 +421,9 @@ struct PendingBatch<'b> {
     unknown_outcome: Option<StoreError>,
 }
 
-/// What follows from a call for a batch.
+/// How a batch goes on after a call.
 enum Step {
-    Decided(Result<Timestamped<Decision>>),
+    Decided(StoreDecision),
     Again,
 }
 
@@ -429,28 +437,30 @@ impl PendingBatch<'_> {
             || !request::is_for_reserve_script(self.batch)
     }
 
-    /// A failure says nothing about an earlier call that may have decided the batch.
-    fn outcome<T>(&self, result: Result<T>) -> Result<T> {
-        match (result, &self.unknown_outcome) {
-            (Err(error), Some(unknown)) if !matches!(error, StoreError::Corrupt { .. }) => {
-                Err(unknown.clone())
-            }
-            (result, _) => result,
+    /// What to answer after a call with this result. Another day, or a failure, says nothing about an earlier call that
+    /// may have decided the batch; a foreign value does not either, but is more useful to know.
+    fn answer(&self, result: StoreDecision) -> StoreDecision {
+        let is_certain = match &result {
+            Ok(Timestamped { answer, .. }) => !matches!(answer, Decision::DayChanged),
+            Err(error) => matches!(error, StoreError::Corrupt { .. }),
+        };
+        match &self.unknown_outcome {
+            Some(unknown) if !is_certain => Err(unknown.clone()),
+            _ => result,
         }
     }
 }
 
-/// What follows from the failure of a call for its batches.
+/// How the batches of a call go on after its failure.
 fn after_failure(
     kind: ScriptKind,
     failed: SendError,
     pending: Vec<PendingBatch<'_>>,
 ) -> Vec<(PendingBatch<'_>, Step)> {
     // It wrote nothing. The full script names the batch that has the cause, and decides the others.
-    let is_of_reserve_script = kind == ScriptKind::Reserves && failed.is_of_script();
-    // If Redis cut the connection while it was idle, that may show only during a call, which then did not run.
-    let is_cut =
-        matches!(&failed, SendError::OutcomeUnknown(error) if error.is_connection_dropped());
+    let is_of_reserve_script = kind == ScriptKind::Reserve && failed.is_of_script();
+    // If Redis cut the connection while it was idle, that may show only during a call.
+    let is_cut = failed.is_cut();
     let is_first_cut = is_cut && pending.iter().all(|it| it.unknown_outcome.is_none());
     let is_sent_again = is_of_reserve_script || is_first_cut && is_idempotent(&pending);
     let error = StoreError::from(failed);

@@ -85,7 +85,7 @@ pub use self::conn::{
     url::RedisUrl,
 };
 
-/// Maximum number of concurrent calls that decide.
+/// Maximum number of concurrent calls that decide. One may run both scripts.
 const MAX_CALLS: usize = 4;
 
 /// In a cluster a call is about one organization, so none waits for another's node: as many as the connection to
@@ -120,7 +120,7 @@ impl RedisStore {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
         let usage_retention_days = config.usage_limits.retention_days;
-        let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
+        let decider = Decider::new(acl_check, &config);
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
             query_script: Script::new(include_str!("script/query.lua")),

@@ -341,10 +341,7 @@ where
     F: Future<Output = Result<T, SendError>>,
 {
     match send().await {
-        Err(SendError::OutcomeUnknown(error)) if error.is_connection_dropped() => {
-            let again = send().await;
-            again.map_err(|_| SendError::OutcomeUnknown(error))
-        }
+        Err(failed) if failed.is_cut() => send().await.map_err(|_| failed),
         result => result,
     }
 }

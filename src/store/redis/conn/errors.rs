@@ -52,6 +52,11 @@ impl SendError {
         }
     }
 
+    /// Whether the connection was cut during the command, which may have run.
+    pub(crate) fn is_cut(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(error) if error.is_connection_dropped())
+    }
+
     /// Whether a script failed while it ran.
     pub(crate) fn is_of_script(&self) -> bool {
         matches!(self, Self::Rejected(error) if failed_in_script(error))

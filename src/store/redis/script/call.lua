@@ -1,7 +1,7 @@
 #!lua
 -- Decides batches, each of one organization. Each operation sees what the ones before it changed.
 --
--- There are two scripts, and both begin with this file. The full one decides every batch: batch.lua, rules.lua (the
+-- There are two scripts, and both begin with this file. The full one can decide any batch: batch.lua, rules.lua (the
 -- rules, pure), recovery.lua (lost writes), pools.lua, usage.lua, reservation_rules.lua, reservations.lua and
 -- decide.lua, in this order. The other, reserve.lua, decides Reserves in less time, and declines what is rare.
 -- A batch is judged whole before its first write: a script is atomic, but does not roll back. If a batch fails, its

@@ -1,4 +1,4 @@
-//! Encodes the keys and arguments of the script: a batch is MessagePack, which Redis' Lua unpacks in C.
+//! Encodes the keys and arguments of the scripts: a batch is MessagePack, which Redis' Lua unpacks in C.
 //!
 //! Values that operations share are sent once (dictionary encoding): the classes of Reserves (pool, workload,
 //! project, model) and the usage rows. An operation has their numbers.
@@ -52,10 +52,10 @@ pub(crate) fn head(day: UtcDay, limits: UsageLimits, replica: u64, call_number: 
 /// Which script a call runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScriptKind {
-    /// The one that decides every batch.
+    /// The one that can decide any batch.
     Full,
-    /// The one for new Reserves.
-    Reserves,
+    /// The one for Reserves.
+    Reserve,
 }
 
 /// One call of a script, with batches of one day.
@@ -83,7 +83,7 @@ pub(crate) struct BatchOptions {
     pub(crate) extra: Vec<CounterId>,
     /// Whether it names tomorrow's pools, for reservations that are carried.
     pub(crate) names_tomorrow: bool,
-    /// The script for Reserves declined it or failed, or its reply was lost.
+    /// The script for Reserves declined it or failed, or the reply was lost.
     pub(crate) needs_full_script: bool,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
