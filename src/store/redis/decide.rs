@@ -199,8 +199,8 @@ impl Decider {
         pending: Vec<PendingBatch<'b>>,
     ) -> Vec<(PendingBatch<'b>, Step)> {
         let orgs: HashSet<&OrgId> = pending.iter().map(|it| &it.batch.org).collect();
-        let is_any_full = pending.iter().any(PendingBatch::is_for_full_script);
-        let is_full_only = orgs.len() < pending.len() || is_any_full && self.waits_for_replicas;
+        let is_full_only = orgs.len() < pending.len()
+            || self.waits_for_replicas && pending.iter().any(PendingBatch::is_for_full_script);
         let for_full_script = |it: &PendingBatch<'_>| is_full_only || it.is_for_full_script();
         let (full, reserves) = pending.into_iter().partition(for_full_script);
         let full = self.call(client, ScriptKind::Full, full);
