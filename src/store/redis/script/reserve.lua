@@ -10,7 +10,8 @@
 --
 -- KEYS, ARGV  call.lua; each batch is of another organization, since all are read before the first write; it has no id
 --             twice, and of the operations only Reserves and SET_CLASS
--- Rules       judge_reserve and count in rules.lua, the twin of src/domain/pool.rs
+-- Rules       judge_reserve, count and hold in rules.lua, the twin of src/domain/pool.rs; predates_recovery in
+--             recovery.lua; the text of a reservation, add_reservation in reservations.lua
 
 -- A row is an array of its counters as in rules.lua, and
 local CHANGED, IS_NEW = 5, 6
