@@ -278,6 +278,20 @@ async fn batches_that_wait_for_replicas_share_one_call() {
 }
 
 #[tokio::test]
+async fn a_reservation_has_its_tokens_as_a_whole_number_however_many() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let store = redis_store(&redis);
+    store.decide(&[batch_with_id("first")]).await;
+    let mut call = new_reserve(1).id("a");
+    call.fields.tokens = Tokens::new(1_234_567_890_123_456).unwrap();
+    let tokens = call.fields.tokens.get();
+    assert!(tokens > 100_000_000_000_000, "{tokens}");
+    store.decide(&[batch_of(call, ONCE)]).await;
+    let text = requests_field(&redis, "a").unwrap();
+    assert_eq!(text, format!("X1:{tokens}"));
+}
+
+#[tokio::test]
 async fn a_class_from_before_a_recovery_is_not_used_again() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let store = redis_store(&redis);
