@@ -19,13 +19,12 @@ use tollgate::{
 };
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{logged, not_ready_body, served_again, start, start_without_waiting, unavailable};
+use super::{logged, start};
 use crate::{
     server::http_get,
     support::{
         calls::{Client, TextFile, large, new_reserve, policy_file, reserve, verdict_text},
         clock::Clock,
-        free_port,
         redis::RedisServer,
         tollgate::Tollgate,
         world::{
@@ -490,49 +489,6 @@ async fn an_unknown_outcome_is_not_taken_for_a_loss() {
     let answer = used(&client, 1).await;
     assert!([free(11), free(16)].contains(&answer), "{answer:?}");
     assert!(!logged(&tollgate, &["lost writes"]));
-}
-
-#[tokio::test]
-async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
-    let redis = RedisServer::start();
-    let settings = "call_timeout = \"10s\"\n[redis]\nwait_replicas = 1\nresponse_timeout = \"2s\"";
-    let tollgate = start_without_waiting(&redis.url(), settings);
-    let client = tollgate.client();
-    unavailable(&client, 10, "id").await;
-    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    // At first, nothing is known.
-    while !not_ready_body(&tollgate).contains("too few replicas follow it") {
-        assert!(Instant::now() < deadline, "{}", not_ready_body(&tollgate));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let port = redis.port.to_string();
-    let replica = RedisServer::start_on(
-        free_port(),
-        None,
-        &[
-            "--replicaof",
-            "127.0.0.1",
-            &port,
-            "--repl-diskless-sync-delay",
-            "0",
-        ],
-    );
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !redis.info("replication").contains("state=online") {
-        assert!(Instant::now() < deadline, "{}", redis.info("replication"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    assert_eq!(reserve(&client, 10, "id").await.used, 10);
-    // The outcome is unknown: it counted, and is acknowledged once a replica has it.
-    replica.signal(Signal::SIGSTOP);
-    unavailable(&client, 10, "other").await;
-    replica.signal(Signal::SIGCONT);
-    tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    let answer = served_again(&client, "third").await;
-    assert_eq!(answer.used, 21);
-    assert!(reserve(&client, 10, "other").await.replayed);
 }
 
 /// The mark of a threshold is lost with the write that set it, and restored with it.

@@ -14,6 +14,7 @@ mod refusal_reasons;
 pub mod refusals;
 mod reserve_script;
 mod streams;
+mod wait_replicas;
 
 use std::time::{Duration, Instant};
 

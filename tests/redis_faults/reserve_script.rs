@@ -1,13 +1,13 @@
 //! The script for Reserves (src/store/redis/script/reserve.lua): what it costs, and what it leaves to the full script.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tollgate::{
     domain::{Tokens, UtcDay},
     ledger::Reserve,
     store::{
         Batch, Decision, Operation, Outcome, Recording, RefusalReason, Store as _, StoreError,
-        UsageLimits, redis::RedisStore,
+        redis::RedisStore,
     },
 };
 
@@ -16,10 +16,7 @@ use crate::support::{
     clock::Clock,
     proxy::{Fault, Proxy},
     redis::RedisServer,
-    world::{
-        NOON, ReserveExt as _, new_reserve, policy, redis_config, redis_store, redis_store_at,
-        request_id,
-    },
+    world::{NOON, ReserveExt as _, new_reserve, policy, redis_store, redis_store_at, request_id},
 };
 
 /// A batch of one Reserve of a token without an id.
@@ -80,20 +77,22 @@ async fn commands<const COUNT: usize>(
     counts
 }
 
+/// All that a Reserve may need.
+const COMMANDS: [&str; 8] = [
+    "evalsha", "time", "get", "set", "hmget", "hset", "expireat", "eval",
+];
+
 const ONCE: Recording = Recording::Record;
 
 #[tokio::test]
 async fn a_reserve_in_a_known_row_takes_one_call_of_five_commands() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let store = redis_store(&redis);
-    let names = [
-        "evalsha", "time", "get", "set", "hmget", "hset", "expireat", "eval",
-    ];
     // The first one of the day has a new pool and a new row, and Redis gets both scripts.
-    commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
+    commands(&redis, &store, batch("acme", "gpt-4o", ONCE), COMMANDS).await;
     for _ in 0..2 {
-        let counts = commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
-        assert_eq!(counts, [1, 1, 1, 1, 1, 1, 0, 0], "{names:?}");
+        let counts = commands(&redis, &store, batch("acme", "gpt-4o", ONCE), COMMANDS).await;
+        assert_eq!(counts, [1, 1, 1, 1, 1, 1, 0, 0], "{COMMANDS:?}");
     }
     // Another replica has no component in the pool, and needs none for what it does not count there.
     let other = redis_store(&redis);
@@ -115,7 +114,7 @@ fn requests_field(redis: &RedisServer, field: &str) -> Option<String> {
 }
 
 /// A batch of one Reserve of `acme` with an id.
-fn batch_with_id(id: &str) -> Batch {
+pub fn batch_with_id(id: &str) -> Batch {
     batch_of(new_reserve(1).id(id), ONCE)
 }
 
@@ -123,15 +122,12 @@ fn batch_with_id(id: &str) -> Batch {
 async fn a_reserve_with_an_id_takes_one_call_of_eight_commands() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let store = redis_store(&redis);
-    let names = [
-        "evalsha", "time", "get", "set", "hmget", "hset", "expireat", "eval",
-    ];
     // The first one of the day has a new class.
-    commands(&redis, &store, batch("acme", "gpt-4o", ONCE), names).await;
-    commands(&redis, &store, batch_with_id("first"), names).await;
+    commands(&redis, &store, batch("acme", "gpt-4o", ONCE), COMMANDS).await;
+    commands(&redis, &store, batch_with_id("first"), COMMANDS).await;
     for id in ["a", "b"] {
-        let counts = commands(&redis, &store, batch_with_id(id), names).await;
-        assert_eq!(counts, [1, 1, 1, 1, 3, 2, 0, 0], "{names:?}");
+        let counts = commands(&redis, &store, batch_with_id(id), COMMANDS).await;
+        assert_eq!(counts, [1, 1, 1, 1, 3, 2, 0, 0], "{COMMANDS:?}");
     }
     let field = |field: &str| requests_field(&redis, field).unwrap();
     assert_eq!([field("b"), field("\u{2}large")], ["F1:1", "3"]);
@@ -152,12 +148,12 @@ async fn a_reserve_with_an_id_takes_one_call_of_eight_commands() {
     assert_eq!(field("\u{2}large"), "4");
 }
 
-fn reserve_of_other() -> Batch {
+pub fn reserve_of_other() -> Batch {
     batch_of(new_reserve(5).org("other").id("a"), ONCE)
 }
 
 /// The Settle of that Reserve.
-fn settle_of_other() -> Batch {
+pub fn settle_of_other() -> Batch {
     let settle = Operation::Settle {
         request_id: request_id("a"),
         tokens: Tokens::of_settle(3).unwrap(),
@@ -218,7 +214,7 @@ async fn assert_outcome_unknown(store: &RedisStore, batch: Batch) {
     );
 }
 
-async fn is_replayed(store: &RedisStore, batch: Batch) -> bool {
+pub async fn is_replayed(store: &RedisStore, batch: Batch) -> bool {
     let decided = store.decide(&[batch]).await.pop().unwrap();
     let Decision::Outcomes { outcomes, .. } = decided.unwrap().answer else {
         panic!("it is another day");
@@ -254,30 +250,6 @@ async fn a_reserve_whose_reply_was_lost_is_never_answered_as_one_that_did_not_ru
 }
 
 #[tokio::test]
-async fn batches_that_wait_for_replicas_share_one_call() {
-    let redis = RedisServer::start_at(&Clock::at(NOON));
-    let batches = [settle_of_other(), batch_with_id("b")];
-    let store = redis_store(&redis);
-    for batch in [batch_with_id("first"), reserve_of_other()] {
-        store.decide(&[batch]).await;
-    }
-    let mut config = redis_config(&redis.url(), UsageLimits::default());
-    config.wait_replicas = 1;
-    config.timeouts.response = Duration::from_secs(1);
-    let waiting = RedisStore::new(config).unwrap();
-    let before = redis.calls_of("evalsha");
-    // There is no replica.
-    for decided in waiting.decide(&batches).await {
-        assert!(
-            matches!(decided, Err(StoreError::OutcomeUnknown { .. })),
-            "{decided:?}"
-        );
-    }
-    assert_eq!(redis.calls_of("evalsha"), before + 1);
-    assert!(is_replayed(&store, batch_with_id("b")).await);
-}
-
-#[tokio::test]
 async fn a_reservation_has_its_tokens_as_a_whole_number_however_many() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let store = redis_store(&redis);
@@ -289,6 +261,23 @@ async fn a_reservation_has_its_tokens_as_a_whole_number_however_many() {
     store.decide(&[batch_of(call, ONCE)]).await;
     let text = requests_field(&redis, "a").unwrap();
     assert_eq!(text, format!("X1:{tokens}"));
+}
+
+#[tokio::test]
+async fn an_id_of_yesterday_is_known_when_all_else_is_known_too() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let store = redis_store(&redis);
+    store.decide(&[batch_with_id("a")]).await;
+    clock.set("2026-11-23T12:00:00Z");
+    let today = |id: &str| Batch {
+        day: UtcDay::parse("2026-11-23").unwrap(),
+        ..batch_with_id(id)
+    };
+    store.decide(&[today("b")]).await;
+    let known = commands(&redis, &store, today("c"), ["evalsha"]).await;
+    assert_eq!(known, [1]);
+    assert!(is_replayed(&store, today("a")).await);
 }
 
 #[tokio::test]
